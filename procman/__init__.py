@@ -1,0 +1,54 @@
+"""procman: one daemon and PostgreSQL for web, cron, jobs and push.
+
+This module is the whole public surface. Names are loaded when first used, so that the arbiter, which imports
+`procman.daemon`, never loads a database driver or an application's runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from procman.version import __version__
+
+if TYPE_CHECKING:
+    from procman import bus
+    from procman.crontab import cron
+    from procman.jobs import job
+    from procman.signaling import cached, cursor, invalidate, registry, registry_loader, reload_registry
+
+__all__ = [
+    "__version__",
+    "bus",
+    "cached",
+    "cron",
+    "cursor",
+    "invalidate",
+    "job",
+    "registry",
+    "registry_loader",
+    "reload_registry",
+]
+
+_HOME = {
+    "cached": "procman.signaling",
+    "cron": "procman.crontab",
+    "cursor": "procman.signaling",
+    "invalidate": "procman.signaling",
+    "job": "procman.jobs",
+    "registry": "procman.signaling",
+    "registry_loader": "procman.signaling",
+    "reload_registry": "procman.signaling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "bus":
+        return import_module("procman.bus")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'procman' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

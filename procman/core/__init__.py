@@ -1,0 +1,1 @@
+"""What procman decides, apart from doing it: no input or output, clock, randomness or logging in here."""

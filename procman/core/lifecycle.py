@@ -1,0 +1,89 @@
+"""What the arbiter and its children say to each other over a worker's channel.
+
+The arbiter speaks `Boot`, `Fork`, `Retire`; children speak the rest. The end of the file of a channel says,
+to either side and at once, that the other is gone. Per request nothing is said: that is what the scoreboard
+is for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from procman.core.reason import Reason
+from procman.core.spec import DatabaseSpec, PoolSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Which worker this is: its slot, its generation, its name and its record on the scoreboard."""
+
+    name: str
+    slot: int
+    generation: int
+    record: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """First message to an executed process. Descriptors: scoreboard, dump file (if seated), listeners.
+
+    ``seat`` is None for a template, which gets its seats one by one by `Fork`.
+    """
+
+    pool: PoolSpec
+    generation: int
+    seat: Seat | None
+    database: DatabaseSpec | None
+    log_format: str
+    state_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """To a template: fork a worker for this seat. Descriptors: the worker's channel, its dump file."""
+
+    seat: Seat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retire:
+    """To a worker: finish the unit you are in, then go."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """From the process between template and worker, on the worker's channel: the worker has this pid."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """From a template: the application is imported. From a worker: it serves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """From a template or a worker that can't start; it exits after this."""
+
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retiring:
+    """From a worker that found one of its own limits reached, or was told to go by a signal."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dumped:
+    """From a worker: its stacks, written by Python itself after SIGQUIT."""
+
+    text: str
+
+
+ToChild = Boot | Fork | Retire
+FromChild = Forked | Ready | Failed | Retiring | Dumped

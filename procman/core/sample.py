@@ -1,0 +1,35 @@
+"""What a worker's record on the scoreboard says at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
+
+    ``unit`` is None while the worker is between units; then the figures of the unit are those of the last one.
+    """
+
+    pid: int
+    unit: str | None
+    unit_started: float
+    database: str
+    user: int
+    queries: int
+    query_seconds: float
+    requests: int
+    errors: int
+    cache_hits: int
+    cache_misses: int
+    beat: float
+
+    def unit_seconds(self, now: float) -> float | None:
+        """How long the worker has been in its unit; None between units."""
+        return None if self.unit is None else max(0.0, now - self.unit_started)
+
+    def python_seconds(self, now: float) -> float | None:
+        """Time in the unit that was not spent waiting for PostgreSQL."""
+        seconds = self.unit_seconds(now)
+        return None if seconds is None else max(0.0, seconds - self.query_seconds)

@@ -1,0 +1,203 @@
+"""The configuration once it has been read: frozen, typed, complete.
+
+Durations are seconds, sizes are bytes, paths are absolute. A limit that is ``None`` does not exist.
+`procman.config` makes these from TOML; everything else only reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What the workers of a pool do."""
+
+    HTTP = "http"
+    CRON = "cron"
+    JOBRUNNER = "jobrunner"
+    LONGPOLLING = "gevent-longpolling"
+    EXEC = "exec"
+    POSTGRES = "postgres"  # made by ``[database] url = "embedded"``, never written in a file
+
+
+class MemoryMetric(StrEnum):
+    """The number that ``memory_soft`` is compared with."""
+
+    RSS = "rss"
+    PSS = "pss"
+    USS = "uss"
+    VMS = "vms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpAddress:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixAddress:
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedSocket:
+    """A listening socket handed over by systemd under this FileDescriptorName= (sd_listen_fds(3))."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+Address = TcpAddress | UnixAddress | PassedSocket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a worker is replaced or a unit is ended. ``None``: no such limit."""
+
+    memory_soft: int | None = None
+    memory_hard: int | None = None
+    memory_metric: MemoryMetric = MemoryMetric.RSS
+    time_cpu: float | None = None
+    time_real: float | None = None
+    requests: int | None = None
+    requests_jitter: int = 0
+    age: float | None = None
+    age_jitter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Waits before a worker that died young is started again: exponential, full jitter, capped."""
+
+    first: float = 0.5
+    factor: float = 2.0
+    most: float = 30.0
+    lived: float = 5.0  # a worker ready for this long did not die young
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpWork:
+    app: str
+    binds: tuple[Address, ...]
+    threads: int = 1
+    keepalive: float = 5.0
+    header_timeout: float = 10.0
+    max_body: int = 128 * 1024 * 1024
+    body_buffer: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronWork:
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobrunnerWork:
+    """``addresses`` are those of the target pool, in the order in which the runner tries them."""
+
+    channels: str
+    target: str | None = None
+    url: str | None = None
+    addresses: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongpollingWork:
+    app: str | None
+    binds: tuple[Address, ...]
+    poll_timeout: float = 50.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecWork:
+    """Ready after having lived for ``start_seconds``, or by sd_notify(3) when ``notify``."""
+
+    command: tuple[str, ...]
+    start_seconds: float = 1.0
+    notify: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresWork:
+    """The embedded server: its cluster lives in ``data_dir`` and listens on a socket in ``socket_dir``."""
+
+    data_dir: str
+    socket_dir: str
+    database: str = "procman"
+
+
+Work = HttpWork | CronWork | JobrunnerWork | LongpollingWork | ExecWork | PostgresWork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSpec:
+    """One pool: what its workers do (``work``) and the policy they are kept under (all the rest)."""
+
+    name: str
+    kind: Kind
+    work: Work
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+    autostart: bool = True
+    essential: bool = False
+    depends_on: tuple[str, ...] = ()
+    start_timeout: float = 60.0
+    stop_timeout: float = 30.0
+    stop_signal: str = "TERM"  # exec pools only; workers that speak the channel are asked over it
+    kill_timeout: float = 2.0  # from the stack dump to SIGKILL
+    backoff: Backoff = field(default_factory=Backoff)
+    max_restarts: int = 10  # young deaths within restart_window before the pool is parked
+    restart_window: float = 60.0
+    working_dir: str = "/"
+    env: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    group: str | None = None
+    umask: int | None = None
+    nice: int | None = None
+    rlimits: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def templated(self) -> bool:
+        """Workers are forked from a template that has imported the application."""
+        return self.kind in (Kind.HTTP, Kind.CRON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSpec:
+    """``url`` is a libpq URI also when the server is embedded; ``embedded`` says that it is."""
+
+    url: str
+    databases: tuple[str, ...] = ()
+    embedded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSpec:
+    """The whole configuration. ``source`` is the file it came from, for messages and for reading it again."""
+
+    source: str
+    pools: tuple[PoolSpec, ...]
+    control: tuple[str, ...]
+    events: str
+    state_dir: str
+    dashboard: str = ""
+    log_format: str = "text"
+    stop_timeout: float = 30.0
+    database: DatabaseSpec | None = None
+
+    def pool(self, name: str) -> PoolSpec:
+        """The pool of that name; KeyError when there is none."""
+        for pool in self.pools:
+            if pool.name == name:
+                return pool
+        raise KeyError(name)

@@ -1,0 +1,1 @@
+"""The child side: what runs in templates and workers."""

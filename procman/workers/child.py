@@ -1,0 +1,209 @@
+"""A worker's view of itself: its channel, its signals, its record on the scoreboard, its limits.
+
+Every kind of worker is written against `Child`: it tells `ready`, waits on `wake_fds` besides its own
+descriptors, calls `attend` when one of them is readable, brackets each unit with `begin_unit` and `end_unit`,
+and returns when `retiring` is set and it is between units.
+
+Signals are handled in the main thread. INT and TERM ask for retirement (TERM with a bound), a second one ends
+the process at once. QUIT makes faulthandler write the stacks from inside the C handler, at once and whatever
+the interpreter is doing, and then, when byte code runs again, the same by Python with the unit. XCPU aborts
+the unit that runs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import math
+import os
+import resource
+import signal
+import socket
+from random import Random
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring
+from procman.core.reason import Reason
+from procman.errors import ChannelClosed, UnitAborted
+from procman.observe.memory import memory
+from procman.observe.stacks import format_stacks
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from procman.core.lifecycle import Seat
+    from procman.core.spec import DatabaseSpec, PoolSpec
+    from procman.observe.scoreboard import Record
+    from procman.unix.channel import Channel
+
+log = logging.getLogger("procman.worker")
+
+# Looking at memory costs a system call or two; a leak shows itself just as well every so many units.
+UNITS_PER_MEMORY_LOOK = 16
+
+
+class Child:
+    """This worker. One per process."""
+
+    def __init__(
+        self,
+        *,
+        seat: Seat,
+        spec: PoolSpec,
+        channel: Channel,
+        record: Record,
+        dump_fd: int,
+        listeners: list[socket.socket],
+        database: DatabaseSpec | None,
+        state_dir: str,
+    ) -> None:
+        self.seat = seat
+        self.name = seat.name
+        self.spec = spec
+        self.record = record
+        self.listeners = listeners
+        self.database = database
+        self.state_dir = state_dir
+        self.retiring: Reason | None = None
+        self._channel: Channel | None = channel
+        self._dump_fd = dump_fd
+        self._in_unit = False
+        self._next_memory_look = UNITS_PER_MEMORY_LOOK
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        # Only jitter: not a secret, but not the same in every fork of one template either.
+        random = Random(os.getpid() ^ seat.record)
+        limits = spec.limits
+        self._most_requests = limits.requests and limits.requests + random.randint(0, limits.requests_jitter)
+        self._age_deadline = limits.age and monotonic() + limits.age + random.random() * limits.age_jitter
+
+    # -- life cycle ---------------------------------------------------------------------------------------
+
+    def settle_in(self) -> None:
+        """Take over signals, descriptors and resource limits. To be called once, in the main thread."""
+        self.record.claim(os.getpid())
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, self._on_leave)
+        signal.signal(signal.SIGTERM, self._on_leave)
+        signal.signal(signal.SIGXCPU, self._on_cpu_limit)
+        signal.signal(signal.SIGQUIT, self._on_dump)
+        for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(ignored, signal.SIG_IGN)
+        # chain: faulthandler writes from the C handler, then the handler above gets its turn.
+        faulthandler.register(signal.SIGQUIT, file=self._dump_fd, all_threads=True, chain=True)
+        if self.spec.limits.memory_hard is not None:
+            # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (self.spec.limits.memory_hard, hard))
+
+    def ready(self) -> None:
+        """Tell the arbiter that this worker serves."""
+        self._tell(Ready())
+
+    def failed(self, traceback: str) -> None:
+        """Tell the arbiter why this worker can't start."""
+        self._tell(Failed(traceback=traceback))
+
+    @property
+    def wake_fds(self) -> tuple[int, ...]:
+        """Descriptors that become readable when `attend` must be called."""
+        if self._channel is None:
+            return (self._wake_reader.fileno(),)
+        return (self._wake_reader.fileno(), self._channel.fileno())
+
+    def attend(self) -> None:
+        """Read what the arbiter says and the wake-up bytes of signals; may set `retiring`."""
+        try:
+            while self._wake_reader.recv(512):
+                pass
+        except BlockingIOError:
+            pass
+        while self._channel is not None:
+            try:
+                received = self._channel.receive()
+            except ChannelClosed:
+                # The arbiter is gone. Nobody is left to tell us anything: finish the unit and go.
+                self._channel = None
+                self.retire(Reason.LOST)
+                return
+            if received is None:
+                return
+            message, fds = received
+            for fd in fds:
+                os.close(fd)
+            if isinstance(message, Retire):
+                self.retire(message.reason)
+
+    def retire(self, reason: Reason) -> None:
+        """Go after the unit that runs now; the first reason counts. The arbiter is told."""
+        if self.retiring is None:
+            self.retiring = reason
+            self._tell(Retiring(reason=reason))
+
+    # -- units --------------------------------------------------------------------------------------------
+
+    def begin_unit(self, name: str) -> None:
+        """A unit begins: from here on limits act on it. One at a time, in the main thread."""
+        self.record.begin(name)
+        self._in_unit = True
+        if self.spec.limits.time_cpu is not None:
+            self._arm_cpu_limit(self.spec.limits.time_cpu)
+
+    def end_unit(self, *, failed: bool = False) -> None:
+        """The unit is over; limits that are looked at between units may retire this worker."""
+        self._in_unit = False
+        self.record.end(failed=failed)
+        if self.retiring is None:
+            self.check_limits()
+
+    def check_limits(self) -> None:
+        """Retire if a limit between units is reached."""
+        if self._most_requests is not None and self.record.requests >= self._most_requests:
+            self.retire(Reason.MAX_REQUESTS)
+        elif self._age_deadline is not None and monotonic() >= self._age_deadline:
+            self.retire(Reason.MAX_AGE)
+        elif self.spec.limits.memory_soft is not None and self.record.requests >= self._next_memory_look:
+            self._look_at_memory(self.spec.limits.memory_soft)
+
+    def _look_at_memory(self, most: int) -> None:
+        self._next_memory_look = self.record.requests + UNITS_PER_MEMORY_LOOK
+        metric = self.spec.limits.memory_metric
+        if memory(os.getpid(), metric) <= most:
+            return
+        gc.collect()
+        used = memory(os.getpid(), metric)
+        if used > most:
+            log.info("Worker %s (%d) memory limit reached: %s %d > %d", self.name, os.getpid(), metric, used, most)
+            self.retire(Reason.MEMORY_SOFT)
+
+    def _arm_cpu_limit(self, seconds: float) -> None:
+        # setrlimit(2): at the soft limit SIGXCPU comes, and again each second; whole seconds only.
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+    # -- signals ------------------------------------------------------------------------------------------
+
+    def _on_leave(self, signum: int, frame: FrameType | None) -> None:
+        if self.retiring is not None and signum == signal.SIGTERM:
+            os._exit(128 + signum)
+        self.retire(Reason.KILLED_BY_USER)
+
+    def _on_cpu_limit(self, signum: int, frame: FrameType | None) -> None:
+        if self._in_unit:
+            log.warning("Worker %s (%d) CPU time limit of the unit reached", self.name, os.getpid())
+            self.retire(Reason.CPU_TIME)
+            raise UnitAborted(Reason.CPU_TIME)
+
+    def _on_dump(self, signum: int, frame: FrameType | None) -> None:
+        self._tell(Dumped(text=format_stacks(frame)))
+
+    def _tell(self, message: object) -> None:
+        if self._channel is not None:
+            try:
+                self._channel.send(message)
+            except ChannelClosed:
+                pass  # seen by attend() as well, which draws the conclusion
