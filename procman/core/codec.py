@@ -11,9 +11,7 @@ import types
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
-
-T = TypeVar("T")
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def encode(value: Any) -> Any:
@@ -56,7 +54,7 @@ def _plan(kind: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((field.name, hints[field.name]) for field in fields(kind))
 
 
-def _decode_dataclass(kind: type[T], data: Any) -> T:
+def _decode_dataclass(kind: Any, data: Any) -> Any:
     if not isinstance(data, dict) or data.get("is") != kind.__name__:
         raise ValueError(f"expected a {kind.__name__}, got {data!r}")
     values = {name: decode(hint, data[name]) for name, hint in _plan(kind) if name in data}

@@ -156,7 +156,7 @@ class PoolSpec:
     stop_signal: str = "TERM"  # exec pools only; workers that speak the channel are asked over it
     kill_timeout: float = 2.0  # from the stack dump to SIGKILL
     backoff: Backoff = field(default_factory=Backoff)
-    max_restarts: int = 10  # young deaths within restart_window before the pool is parked
+    max_restarts: int = 5  # rounds of young deaths within restart_window before the pool is parked
     restart_window: float = 60.0
     working_dir: str = "/"
     env: tuple[tuple[str, str], ...] = ()

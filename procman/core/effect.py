@@ -1,0 +1,152 @@
+"""What the arbiter wants done. The daemon performs effects; what comes of them returns as events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from procman.core.reason import Reason
+    from procman.core.spec import PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StartTemplate:
+    spec: PoolSpec
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopTemplate:
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker: forked from the template of its generation, or executed when the pool has none."""
+
+    worker: int
+    spec: PoolSpec
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Ask the worker to finish its unit and go."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Abort the unit the worker is in, by an exception in its main thread."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """Get the stacks of the worker into the log; answered by WorkerDumped."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the worker's record; answered at once by Sampled."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The pool was taken out of the configuration and nothing of it is left."""
+
+    pool: str
+
+
+class Level(Enum):
+    """How loud a report is. The names are those of the standard library's logging."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Something people and programs want to know: a log line, and an event ``pool.<pool>.<event>``."""
+
+    event: str
+    text: str
+    level: Level = Level.INFO
+    pool: str | None = None
+    worker: str | None = None
+    slot: int | None = None
+    generation: int | None = None
+    pid: int | None = None
+    reason: Reason | None = None
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class Outcome(Enum):
+    DONE = "done"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """One pool's part of an operation has come to its end."""
+
+    operation: str
+    pool: str
+    outcome: Outcome
+    reason: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Every pool that is to run is ready: the daemon is up (for the first time, or again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing is left: the daemon ends with this exit status."""
+
+    status: int
+
+
+Effect = (
+    StartTemplate
+    | StopTemplate
+    | Spawn
+    | Retire
+    | Interrupt
+    | Dump
+    | Kill
+    | Look
+    | Forget
+    | Report
+    | Concluded
+    | Serving
+    | Leave
+)

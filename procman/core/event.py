@@ -1,0 +1,174 @@
+"""What can happen to the arbiter. Each is a plain fact; when it happened is the ``now`` given beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from procman.core.reason import Reason
+    from procman.core.sample import Sample
+    from procman.core.spec import PoolSpec
+
+
+class Haste(Enum):
+    """How a shutdown goes about it."""
+
+    GRACEFUL = "graceful"  # every unit finishes within its own limits
+    BOUNDED = "bounded"  # drain for stop_timeout, then dump and kill
+    NOW = "now"  # kill
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The daemon is set up: start the pools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline may have passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateReady:
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateGone:
+    """The template's process has ended. ``traceback`` is what it said, or how it ended."""
+
+    pool: str
+    generation: int
+    traceback: str
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpawned:
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRetiring:
+    """The worker goes by itself: a limit of its own, or a signal."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """The worker can't start; it will exit."""
+
+    worker: int
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDumped:
+    """The stacks of the worker are in the log."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """``status`` is the exit status, -N for a signal (as in subprocess), None when it never came to be.
+
+    ``chance`` is a random number in [0, 1) for the jitter of a back-off.
+    """
+
+    worker: int
+    status: int | None
+    chance: float
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The answer to the effect `Look`."""
+
+    worker: int
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAsked:
+    operation: str
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartAsked:
+    operation: str
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    operation: str
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAsked:
+    operation: str
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleAsked:
+    operation: str
+    pool: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillAsked:
+    """Retire one worker, by its grace deadline at the latest."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A new configuration: these pools, and no others."""
+
+    specs: tuple[PoolSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    haste: Haste
+
+
+Event = (
+    Begin
+    | Tick
+    | TemplateReady
+    | TemplateGone
+    | WorkerSpawned
+    | WorkerReady
+    | WorkerRetiring
+    | WorkerFailed
+    | WorkerDumped
+    | WorkerExited
+    | Sampled
+    | ReloadAsked
+    | StartAsked
+    | StopAsked
+    | RestartAsked
+    | ScaleAsked
+    | KillAsked
+    | Configured
+    | ShutdownAsked
+)

@@ -1,0 +1,165 @@
+"""The life of one worker, as a table.
+
+Rules of this file: everything about the state of a worker is decided here, and nothing here knows why the
+pool wants what it wants. `TRANSITIONS` is the whole automaton; an input that has no row for a state changes
+nothing (a worker that is being killed may still say that it is ready). What the table leaves open is only
+how long a state may last, which `Worker.move` reads from the pool's spec, and which reason stands: the first
+one given is kept, because that is why the worker went.
+
+The diagram in docs/ARCHITECTURE.md is generated from the table and compared with it in a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from procman.core.reason import Reason
+from procman.core.spec import Kind
+
+if TYPE_CHECKING:
+    from procman.core.spec import PoolSpec
+
+KILL_AGAIN = 5.0  # seconds after which a SIGKILL that had no effect is sent, and reported, again
+
+
+class State(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DUMPING = "dumping"
+    KILLING = "killing"
+    GONE = "gone"
+
+
+class Input(Enum):
+    READY = "ready"  # the worker says so
+    RETIRE = "retire"  # the pool, or the worker itself, wants it to go politely
+    CONDEMN = "condemn"  # a hard limit, or an impatient human, wants it to go
+    EXPIRE = "expire"  # the state's deadline has passed
+    DUMPED = "dumped"  # its stacks are in the log
+    EXITED = "exited"  # the process is gone
+
+
+TRANSITIONS: dict[tuple[State, Input], State] = {
+    (State.STARTING, Input.READY): State.READY,
+    (State.STARTING, Input.RETIRE): State.DRAINING,
+    (State.STARTING, Input.CONDEMN): State.DUMPING,
+    (State.STARTING, Input.EXPIRE): State.DUMPING,
+    (State.STARTING, Input.EXITED): State.GONE,
+    (State.READY, Input.RETIRE): State.DRAINING,
+    (State.READY, Input.CONDEMN): State.DUMPING,
+    (State.READY, Input.EXITED): State.GONE,
+    (State.DRAINING, Input.CONDEMN): State.DUMPING,
+    (State.DRAINING, Input.EXPIRE): State.DUMPING,
+    (State.DRAINING, Input.EXITED): State.GONE,
+    (State.DUMPING, Input.DUMPED): State.KILLING,
+    (State.DUMPING, Input.EXPIRE): State.KILLING,
+    (State.DUMPING, Input.EXITED): State.GONE,
+    (State.KILLING, Input.EXPIRE): State.KILLING,
+    (State.KILLING, Input.EXITED): State.GONE,
+}
+
+# Why a worker goes when a state's deadline passes.
+EXPIRED = {State.STARTING: Reason.BOOT_TIMEOUT, State.DRAINING: Reason.GRACE_EXPIRED}
+
+SIGKILL = 9
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Worker:
+    """One worker process, from the wish for it to its exit record."""
+
+    id: int
+    spec: PoolSpec
+    slot: int
+    generation: int
+    spawned_at: float
+    pid: int | None = None
+    state: State = State.STARTING
+    ready_at: float | None = None
+    deadline: float | None = None
+    ready_by: float | None = None  # exec: ready by having lived until then
+    look_at: float | None = None
+    interrupted_unit: float | None = None
+    reason: Reason | None = None
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.spec.name}.{self.slot}"
+
+    @property
+    def label(self) -> str:
+        """How log lines call it: ``http.1 (4711)``."""
+        return f"{self.name} ({self.pid if self.pid is not None else '-'})"
+
+    @property
+    def live(self) -> bool:
+        """It serves, or is about to."""
+        return self.state in (State.STARTING, State.READY)
+
+    @property
+    def dumpable(self) -> bool:
+        """It runs Python under procman's runtime, so that it has stacks to show."""
+        return self.spec.kind not in (Kind.EXEC, Kind.POSTGRES)
+
+    def lived(self, now: float) -> float:
+        """Seconds since it became ready; 0 if it never did."""
+        return 0.0 if self.ready_at is None else now - self.ready_at
+
+    def move(self, what: Input, now: float, *, reason: Reason | None = None, grace: float | None = None) -> bool:
+        """Apply an input; whether the state changed (or, for a repeated kill, was entered again).
+
+        ``grace`` bounds a drain, in seconds; None lets the limits of its units bound it.
+        """
+        after = TRANSITIONS.get((self.state, what))
+        if after is None:
+            return False
+        if after is State.DUMPING and not self.dumpable:
+            after = State.KILLING
+        if self.reason is None or what is Input.CONDEMN or self.state is State.DRAINING:
+            self.reason = reason or (EXPIRED.get(self.state) if what is Input.EXPIRE else None) or self.reason
+        self.state, self.ready_by = after, None
+        self.deadline = self._deadline(now, grace)
+        if after is State.READY:
+            self.ready_at = now
+        return True
+
+    def _deadline(self, now: float, grace: float | None) -> float | None:
+        match self.state:
+            case State.DRAINING:
+                return None if grace is None else now + grace
+            case State.DUMPING:
+                return now + self.spec.kill_timeout
+            case State.KILLING:
+                return now + KILL_AGAIN
+            case _:
+                return None
+
+    def final_reason(self, status: int | None, *, oom: bool) -> Reason:
+        """Why it went, now that it is gone with this exit status (-N: signal N; None: never started)."""
+        if oom:
+            return Reason.OOM
+        if self.reason is not None:
+            return self.reason
+        if self.ready_at is None:
+            return Reason.BOOT_FAILED
+        if status == -SIGKILL:
+            return Reason.KILLED_BY_USER
+        return Reason.FINISHED if status == 0 else Reason.CRASHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitRecord:
+    """Exactly one for every worker."""
+
+    worker: str
+    slot: int
+    generation: int
+    pid: int | None
+    reason: Reason
+    status: int | None
+    lived: float
+    at: float
