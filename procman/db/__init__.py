@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, procman's schema, and the embedded server. Knows nothing of workers and units."""
