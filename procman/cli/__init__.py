@@ -1,0 +1,1 @@
+"""The two commands: procmand, which supervises, and procmanctl, which steers it."""

@@ -1,0 +1,296 @@
+"""procmanctl: ask the daemon, over its control socket, and say by the exit code how it went.
+
+0 ok · 1 the operation failed · 2 usage · 3 daemon not reachable · 4 timed out · 5 refused · 78 configuration
+
+Starting up is most of what a command costs, so what only some commands need is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from procman.cli import endpoint as endpoints
+from procman.cli import output
+from procman.control.client import Client, CommandFailed
+from procman.errors import ConfigurationError, ControlError, NotReachable
+from procman.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+READING = 5.0  # seconds: the daemon answers from what it knows
+STACKS = 15.0  # every worker is asked, and the stuck ones are given up first
+OPERATION = 120.0  # workers start and stop in it
+
+CONFIGURATION = 78  # EX_CONFIG of sysexits(3)
+
+
+@dataclass(slots=True)
+class Settings:
+    """The options that every command has, wherever they stand on the command line."""
+
+    config: str | None = None
+    endpoint: str | None = None
+    as_json: bool = False
+    timeout: float | None = None
+    wait: bool = True
+
+    def client(self, timeout: float) -> Client:
+        """A connection to the daemon that is meant; ``timeout`` is the default of the command."""
+        endpoint = endpoints.find(self.endpoint, self.config, os.environ)
+        return Client(endpoint, timeout=timeout if self.timeout is None else self.timeout)
+
+    def ask(self, command: str, timeout: float, **properties: Any) -> dict[str, Any]:
+        """One call, without the part of the answer that belongs to the protocol."""
+        with self.client(timeout) as client:
+            return _bare(client.call(command, **properties))
+
+    def show(self, reply: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
+        """The answer, as JSON or as ``text`` puts it for people."""
+        click.echo(json.dumps(reply) if self.as_json else text(reply))
+
+
+def _bare(reply: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in reply.items() if name not in ("id", "status", "time", "tb")}
+
+
+# -- every command ----------------------------------------------------------------------------------------
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None and param.name is not None:
+        setattr(ctx.ensure_object(Settings), param.name, value)
+
+
+def _shared_options() -> list[click.Option]:
+    """Fresh ones for each command: `procmanctl --json stats` and `procmanctl stats --json` are the same."""
+    options: dict[str, Any] = {"expose_value": False, "callback": _keep, "default": None}
+    return [
+        click.Option(["-c", "--config", "config"], metavar="FILE", help="The daemon's configuration file.", **options),
+        click.Option(["--endpoint"], metavar="EP", help="The daemon's control socket, ipc://PATH.", **options),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.", **options),
+        click.Option(
+            ["--timeout"],
+            metavar="S",
+            type=click.FloatRange(min=0, min_open=True, max=86400),
+            help="Give up after S seconds; the daemon then does not begin with the command any more.",
+            **options,
+        ),
+        click.Option(["--wait/--no-wait", "wait"], help="Wait for the end of the operation (default).", **options),
+    ]
+
+
+class ControlCommand(click.Command):
+    """A command with the shared options, whose errors become exit codes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_shared_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            _report(ctx, str(error), CONFIGURATION)
+        except ControlError as error:
+            _report(ctx, str(error), error.exit_code, error.reply if isinstance(error, CommandFailed) else {})
+
+
+def _report(ctx: click.Context, reason: str, code: int, reply: Mapping[str, Any] | None = None) -> None:
+    """Say what went wrong and exit. With --json that, too, is a document on the standard output."""
+    detail = _bare(reply or {})
+    if ctx.ensure_object(Settings).as_json:
+        click.echo(json.dumps({**detail, "status": "error", "reason": reason, "exit_code": code}))
+    elif detail.get("pools"):
+        click.echo(output.reload_text(detail))
+    trace = output.tracebacks(detail)
+    if trace:
+        click.echo(trace, err=True)
+    click.echo(f"procmanctl: {reason}", err=True)
+    ctx.exit(code)
+
+
+class ControlGroup(click.Group):
+    command_class = ControlCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params[:0] = _shared_options()
+
+
+@click.group(cls=ControlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="procmanctl")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Steer a procmand over its control socket.
+
+    The daemon is found by --endpoint, -c, $PROCMAN_ENDPOINT, $PROCMAN_CONFIG, ./procman.toml or
+    /etc/procman/procman.toml, in this order.
+
+    Exit codes: 0 ok, 1 the operation failed, 2 usage, 3 daemon not reachable, 4 timed out, 5 refused,
+    78 configuration.
+    """
+    ctx.ensure_object(Settings)
+
+
+# -- looking ----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("pool", required=False)
+@click.pass_obj
+def status(settings: Settings, pool: str | None) -> None:
+    """State of the daemon and its pools, and the last exits."""
+    settings.show(settings.ask("status", READING, name=pool), output.status_text)
+
+
+@main.command()
+@click.argument("target", metavar="[POOL|WORKER]", required=False)
+@click.pass_obj
+def stats(settings: Settings, target: str | None) -> None:
+    """Figures of every worker: what it does, memory, CPU, requests."""
+    reply = settings.ask("stats", READING, name=target)
+    settings.show({name: reply[name] for name in ("arbiter", "pools") if name in reply}, output.stats_text)
+
+
+@main.command()
+@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.pass_obj
+def dumpstacks(settings: Settings, targets: tuple[str, ...]) -> None:
+    """The Python stacks of every thread of a pool's workers, or of one worker.
+
+    Each worker's are headed by the unit it is in, as Odoo does it: database, user, url, query count, query time
+    and Python time. A worker that is stuck inside a C call is shown, too. Without a TARGET: all workers.
+    """
+    from procman.observe.stacks import worker_text
+
+    def text(reply: Mapping[str, Any]) -> str:
+        return "\n\n".join(worker_text(entry) for entry in reply.get("stacks", ())) or "There is no such worker now."
+
+    settings.show(settings.ask("dumpstacks", STACKS, name=targets or None), text)
+
+
+@main.command()
+@click.pass_obj
+@click.pass_context
+def check(ctx: click.Context, settings: Settings) -> None:
+    """Exit with 0 when every pool has the workers it should have, else with 1, saying which has not."""
+    reply = settings.ask("check", READING)
+    settings.show(reply, lambda reply: "ok" if reply.get("ready") else "\n".join(map(str, reply.get("problems", ()))))
+    ctx.exit(0 if reply.get("ready") else 1)
+
+
+# -- steering ---------------------------------------------------------------------------------------------
+
+
+def _operate(settings: Settings, command: str, text: Callable[[Mapping[str, Any]], str], **properties: Any) -> None:
+    reply = settings.ask(command, OPERATION, waiting=settings.wait, **properties)
+    settings.show(reply, text if settings.wait else _begun)
+
+
+def _begun(reply: Mapping[str, Any]) -> str:
+    return f"operation {reply.get('operation', '?')}"
+
+
+@main.command()
+@click.argument("pools", metavar="[POOL]...", nargs=-1)
+@click.pass_obj
+def reload(settings: Settings, pools: tuple[str, ...]) -> None:
+    """Replace workers by a new generation with the code as it is on disk now, without losing a request.
+
+    Returns 0 only when the new generation serves. If it can't be built, the old one goes on serving, the exit code
+    is 1 and the traceback is printed.
+    """
+    _operate(settings, "reload", output.reload_text, name=pools or None)
+
+
+def _pools_command(name: str, doc: str, done: str) -> None:
+    @main.command(name, help=doc)
+    @click.argument("pools", metavar="POOL...", nargs=-1, required=True)
+    @click.pass_obj
+    def command(settings: Settings, pools: tuple[str, ...]) -> None:
+        _operate(settings, name, lambda _: "\n".join(f"{pool}: {done}" for pool in pools), name=pools)
+
+
+_pools_command("start", "Start pools that are stopped or parked.", "started")
+_pools_command("stop", "Stop pools; each unit may finish.", "stopped")
+_pools_command("restart", "Stop pools, then start them. To change code without a gap, use reload.", "restarted")
+
+
+class Workers(click.ParamType[dict[str, int]]):
+    """``4``, ``+1`` or ``-2``."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        if isinstance(value, dict):
+            return value
+        digits = str(value).lstrip("+-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 7 and len(str(value)) - len(digits) < 2):
+            self.fail(f"{value!r} is no number of workers such as 4, +1 or -2", param, ctx)
+        return {"count": int(value)} if digits == value else {"by": int(value)}
+
+
+# Without ignore_unknown_options, -2 would be an option.
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("pool")
+@click.argument("workers", metavar="N|+N|-N", type=Workers())
+@click.pass_obj
+def scale(settings: Settings, pool: str, workers: dict[str, int]) -> None:
+    """Have N workers in a pool, or N more, or N fewer."""
+
+    def text(reply: Mapping[str, Any]) -> str:
+        return f"{pool}: {reply.get('numprocesses', '?')} workers"
+
+    _operate(settings, "scale", text, name=pool, **workers)
+
+
+@main.command()
+@click.argument("name", metavar="NAME")
+@click.argument("target", metavar="TARGET")
+@click.pass_obj
+def signal(settings: Settings, name: str, target: str) -> None:
+    """Send the signal NAME (such as TERM or 15) to a worker, or to every worker of a pool."""
+    from procman.control.protocol import did_you_mean, signal_number
+
+    if signal_number(name) is None:
+        from signal import Signals
+
+        names = [known.removeprefix("SIG") for known in Signals.__members__]
+        raise click.BadParameter(f"there is no signal {name!r}{did_you_mean(name.upper(), names)}", param_hint="NAME")
+    reply = settings.ask("signal", READING, name=target, signum=name)
+    settings.show(reply, lambda _: f"{target}: signal {name} sent")
+
+
+@main.command()
+@click.argument("worker")
+@click.pass_obj
+def kill(settings: Settings, worker: str) -> None:
+    """End a worker now, with its unit; it is replaced."""
+    _operate(settings, "kill", lambda _: f"{worker}: killed", name=worker)
+
+
+@main.command()
+@click.pass_obj
+def shutdown(settings: Settings) -> None:
+    """Stop every pool, then the daemon."""
+    with settings.client(OPERATION) as client:
+        try:
+            # Its end can't be told by an answer, only seen: the daemon answers when it has begun.
+            reply = _bare(client.call("shutdown", waiting=False))
+        except NotReachable:
+            reply = {}  # it was quicker than its answer
+        if settings.wait:
+            client.await_end()
+    settings.show(reply, (lambda _: "the daemon has ended") if settings.wait else _begun)
+
+
+if __name__ == "__main__":
+    main()
