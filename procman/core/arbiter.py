@@ -63,6 +63,11 @@ class Arbiter:
         state = "stopping" if self._shutdown else "running" if self._announced else "starting"
         return Snapshot(state=state, pools=tuple(_pool_snapshot(pool) for pool in self.pools.values()))
 
+    @property
+    def stopping(self) -> bool:
+        """A shutdown is under way."""
+        return self._shutdown is not None
+
     def worker(self, worker_id: int) -> Worker | None:
         """The worker of that id, while it has not gone."""
         pool = self._workers.get(worker_id)
@@ -111,7 +116,7 @@ class Arbiter:
             case ev.Sampled(_, sample):
                 yield from self._judge(pool, worker, sample.unit_started if sample.unit is not None else None, now)
             case ev.KillAsked():
-                yield from pool.retire(worker, Reason.KILLED_BY_USER, now, grace=pool.spec.stop_timeout)
+                yield from self._condemn(pool, worker, Reason.KILLED_BY_USER, now)
             case _:
                 yield from self._worker_says(pool, worker, event, now)
 

@@ -134,7 +134,7 @@ class ScaleAsked:
 
 @dataclass(frozen=True, slots=True)
 class KillAsked:
-    """Retire one worker, by its grace deadline at the latest."""
+    """End one worker now, with its unit: stacks, then SIGKILL."""
 
     worker: int
 

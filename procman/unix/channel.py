@@ -40,7 +40,8 @@ class Channel:
         """
         data = json.dumps(encode(message), separators=(",", ":")).encode()
         try:
-            socket.send_fds(self._sock, [data], list(fds), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._sock.setblocking(False)
+            socket.send_fds(self._sock, [data], list(fds), socket.MSG_NOSIGNAL)
         except OSError as error:
             raise ChannelClosed(f"cannot send {type(message).__name__}: {error.strerror}") from error
 
@@ -50,9 +51,10 @@ class Channel:
         None when there is none yet and ``wait`` is false. Raises ChannelClosed at the end of the file, and
         ValueError for a message that can't be understood (its descriptors are closed then).
         """
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        # Not MSG_DONTWAIT: gevent's socket, which this is in a long-polling worker, waits then all the same.
+        self._sock.setblocking(wait)
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, 256 * 1024, MOST_FDS, flags)
+            data, fds, _, _ = socket.recv_fds(self._sock, 256 * 1024, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -65,6 +67,16 @@ class Channel:
             for fd in fds:
                 os.close(fd)
             raise
+
+    def ended(self) -> bool:
+        """The other end is gone and nothing is left to be read."""
+        try:
+            self._sock.setblocking(False)
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         self._sock.close()

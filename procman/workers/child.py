@@ -13,6 +13,7 @@ the unit that runs.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import gc
 import logging
 import math
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from procman.unix.channel import Channel
 
 log = logging.getLogger("procman.worker")
+
+# Asks for the end of the unit that runs. A real-time signal, because applications use ALRM, USR1 and USR2.
+INTERRUPT = signal.SIGRTMIN + 1
 
 # Looking at memory costs a system call or two; a leak shows itself just as well every so many units.
 UNITS_PER_MEMORY_LOOK = 16
@@ -89,15 +93,25 @@ class Child:
         signal.signal(signal.SIGINT, self._on_leave)
         signal.signal(signal.SIGTERM, self._on_leave)
         signal.signal(signal.SIGXCPU, self._on_cpu_limit)
+        signal.signal(INTERRUPT, self._on_interrupt)
+        signal.signal(signal.SIGIO, self._on_channel)
         signal.signal(signal.SIGQUIT, self._on_dump)
         for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(ignored, signal.SIG_IGN)
         # chain: faulthandler writes from the C handler, then the handler above gets its turn.
         faulthandler.register(signal.SIGQUIT, file=self._dump_fd, all_threads=True, chain=True)
+        self._watch_channel()
         if self.spec.limits.memory_hard is not None:
             # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (self.spec.limits.memory_hard, hard))
+
+    def _watch_channel(self) -> None:
+        # O_ASYNC: SIGIO tells us of the end of the file even in the middle of a unit (fcntl(2), F_SETOWN).
+        if self._channel is not None:
+            fd = self._channel.fileno()
+            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
     def ready(self) -> None:
         """Tell the arbiter that this worker serves."""
@@ -110,9 +124,9 @@ class Child:
     @property
     def wake_fds(self) -> tuple[int, ...]:
         """Descriptors that become readable when `attend` must be called."""
-        if self._channel is None:
+        if (channel := self._channel) is None:
             return (self._wake_reader.fileno(),)
-        return (self._wake_reader.fileno(), self._channel.fileno())
+        return (self._wake_reader.fileno(), channel.fileno())
 
     def attend(self) -> None:
         """Read what the arbiter says and the wake-up bytes of signals; may set `retiring`."""
@@ -121,13 +135,12 @@ class Child:
                 pass
         except BlockingIOError:
             pass
-        while self._channel is not None:
+        # A local name: the handler of SIGIO may put the attribute to None at any moment.
+        while (channel := self._channel) is not None:
             try:
-                received = self._channel.receive()
+                received = channel.receive()
             except ChannelClosed:
-                # The arbiter is gone. Nobody is left to tell us anything: finish the unit and go.
-                self._channel = None
-                self.retire(Reason.LOST)
+                self._lost()
                 return
             if received is None:
                 return
@@ -136,6 +149,20 @@ class Child:
                 os.close(fd)
             if isinstance(message, Retire):
                 self.retire(message.reason)
+
+    def _lost(self) -> None:
+        """The arbiter is gone: finish the unit and go, and give up the addresses at once.
+
+        shutdown(2) makes the kernel stop listening on a socket whoever else holds it, so that the next daemon
+        can bind the address while orphans of the last one still finish their units.
+        """
+        self._channel = None
+        self.retire(Reason.LOST)
+        for listener in self.listeners:
+            try:
+                listener.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # another orphan was faster
 
     def retire(self, reason: Reason) -> None:
         """Go after the unit that runs now; the first reason counts. The arbiter is told."""
@@ -198,12 +225,22 @@ class Child:
             self.retire(Reason.CPU_TIME)
             raise UnitAborted(Reason.CPU_TIME)
 
+    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        if self._in_unit:
+            log.warning("Worker %s (%d) real time limit of the unit reached", self.name, os.getpid())
+            self.retire(Reason.REAL_TIME)
+            raise UnitAborted(Reason.REAL_TIME)
+
+    def _on_channel(self, signum: int, frame: FrameType | None) -> None:
+        if (channel := self._channel) is not None and channel.ended():
+            self._lost()
+
     def _on_dump(self, signum: int, frame: FrameType | None) -> None:
         self._tell(Dumped(text=format_stacks(frame)))
 
     def _tell(self, message: object) -> None:
-        if self._channel is not None:
+        if (channel := self._channel) is not None:
             try:
-                self._channel.send(message)
+                channel.send(message)
             except ChannelClosed:
                 pass  # seen by attend() as well, which draws the conclusion

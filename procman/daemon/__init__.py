@@ -1,0 +1,1 @@
+"""The parent side: the loop around the pure arbiter, and the effects it performs."""

@@ -1,0 +1,335 @@
+"""The processes behind the arbiter's workers and templates: started, listened to, watched, signalled, reaped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from procman.core import event as ev
+from procman.core import lifecycle as say
+from procman.core.pool import describe_status
+from procman.core.spec import Kind
+from procman.errors import ChannelClosed
+from procman.unix import process
+from procman.unix.channel import Channel, pair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.core.effect import Retire, Spawn, StartTemplate
+    from procman.core.event import Event
+    from procman.core.spec import DaemonSpec, PoolSpec
+    from procman.daemon.listeners import Listeners
+    from procman.daemon.loop import Loop
+    from procman.observe.scoreboard import Scoreboard
+
+log = logging.getLogger("procman.arbiter")
+
+MODULES = {
+    Kind.JOBRUNNER: "procman.workers.jobrunner",
+    Kind.LONGPOLLING: "procman.workers.longpolling",
+    Kind.EXEC: "procman.workers.shim",
+    Kind.POSTGRES: "procman.workers.postgres",
+}
+
+INTERRUPT = signal.SIGRTMIN + 1  # as procman.workers.child understands it
+
+
+@dataclass(eq=False)
+class Process:
+    """A child process. ``pid`` is unknown while a template has not forked it yet."""
+
+    name: str
+    spec: PoolSpec
+    channel: Channel | None
+    pid: int | None = None
+    pidfd: int | None = None
+
+
+@dataclass(eq=False)
+class TemplateProcess(Process):
+    generation: int = 0
+    traceback: str = ""
+
+
+@dataclass(eq=False)
+class WorkerProcess(Process):
+    id: int = 0
+    slot: int = 0
+    generation: int = 0
+    record: int | None = None
+    dump_fd: int | None = None
+    on_dump: list[Callable[[str], None]] = field(default_factory=list)
+
+
+class Children:
+    """Performs the effects that concern processes; what happens to them is given to ``emit`` as events."""
+
+    def __init__(
+        self, spec: DaemonSpec, loop: Loop, board: Scoreboard, listeners: Listeners, emit: Callable[[Event], None]
+    ) -> None:
+        self.spec = spec
+        self.workers: dict[int, WorkerProcess] = {}
+        self._templates: dict[tuple[str, int], TemplateProcess] = {}
+        self._loop = loop
+        self._board = board
+        self._listeners = listeners
+        self._emit = emit
+        self._free_records = list(range(board.size - 1, -1, -1))
+        self._ended: list[Process] = []
+
+    # -- effects ------------------------------------------------------------------------------------------
+
+    def start_template(self, effect: StartTemplate) -> None:
+        ours, theirs = pair()
+        template = TemplateProcess(
+            name=f"{effect.spec.name}@{effect.generation}",
+            spec=effect.spec,
+            channel=Channel(ours, say.FromChild),
+            generation=effect.generation,
+        )
+        self._templates[effect.spec.name, effect.generation] = template
+        try:
+            self._execute(template, "procman.workers.template", theirs.fileno())
+            self._boot(template, None, [self._board.fd, *self._listeners.fds(effect.spec)])
+        except (OSError, ChannelClosed) as error:
+            template.traceback = f"{type(error).__name__}: {error}"
+            if template.pid is None:
+                self._close_channel(template)
+                self._template_ended(template, None)
+        finally:
+            theirs.close()
+
+    def stop_template(self, pool: str, generation: int) -> None:
+        template = self._templates.get((pool, generation))
+        if template is not None and template.pidfd is not None:
+            # It serves nobody and has nothing to finish.
+            process.send_signal(template.pidfd, signal.SIGKILL)
+
+    def spawn(self, effect: Spawn) -> None:
+        ours, theirs = pair()
+        spec = effect.spec
+        worker = WorkerProcess(
+            name=f"{spec.name}.{effect.slot}",
+            spec=spec,
+            channel=Channel(ours, say.FromChild),
+            id=effect.worker,
+            slot=effect.slot,
+            generation=effect.generation,
+        )
+        self.workers[effect.worker] = worker
+        try:
+            worker.record = record = self._free_records.pop()
+            worker.dump_fd = dump_fd = os.memfd_create(f"stacks of {worker.name}", os.MFD_CLOEXEC)
+            seat = say.Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=record)
+            if spec.templated:
+                self._fork(worker, seat, theirs.fileno(), dump_fd)
+            else:
+                self._execute(worker, MODULES[spec.kind], theirs.fileno())
+                self._boot(worker, seat, [self._board.fd, dump_fd, *self._listeners.fds(spec)])
+        except (OSError, ChannelClosed, IndexError) as error:
+            self._spawn_failed(worker, error)
+        finally:
+            theirs.close()
+
+    def retire(self, effect: Retire) -> None:
+        worker = self.workers[effect.worker]
+        if worker.spec.kind in (Kind.EXEC, Kind.POSTGRES):
+            self.send_signal(worker, signal.Signals[f"SIG{worker.spec.stop_signal}"])
+            return
+        try:
+            if worker.channel is not None:
+                worker.channel.send(say.Retire(reason=effect.reason))
+        except ChannelClosed:
+            self.send_signal(worker, signal.SIGINT)
+
+    def interrupt(self, worker_id: int) -> None:
+        self.send_signal(self.workers[worker_id], INTERRUPT)
+
+    def kill(self, worker_id: int) -> None:
+        worker = self.workers[worker_id]
+        if worker.pid is None:
+            # Not forked yet, or its first words are still on their way: closing our end ends it either way.
+            self._close_channel(worker)
+            self._worker_ended(worker, None)
+            return
+        self.send_signal(worker, signal.SIGKILL)
+        if worker.spec.kind is Kind.EXEC:
+            process.kill_session(worker.pid)
+
+    def send_signal(self, worker: Process, signum: int) -> bool:
+        """Send a signal to the process; False when it is gone or not yet known."""
+        return worker.pidfd is not None and process.send_signal(worker.pidfd, signum)
+
+    def reap(self) -> None:
+        """After SIGCHLD: collect those that were not ours yet when they ended, and orphans nobody asks about."""
+        for ended in list(self._ended):
+            self._try_reap(ended)
+        known = {child.pid for child in (*self.workers.values(), *self._templates.values())}
+        while (pid := process.next_ended_child()) is not None:
+            if pid in known or any(worker.pid is None for worker in self.workers.values()):
+                # A known one is reaped through its pidfd; an unknown one may be a worker that will yet say so.
+                return
+            process.reap(pid)
+
+    def close(self) -> None:
+        """End the templates' channels; for the very end, when no worker is left."""
+        for template in self._templates.values():
+            self._close_channel(template)
+
+    # -- starting -----------------------------------------------------------------------------------------
+
+    def _execute(self, child: Process, module: str, channel_fd: int) -> None:
+        env = {**os.environ, **dict(child.spec.env)}
+        child.pid = process.spawn(module, channel_fd, env=env)
+        self._watch(child)
+        if isinstance(child, WorkerProcess):
+            self._emit(ev.WorkerSpawned(child.id, child.pid))
+
+    def _boot(self, child: TemplateProcess | WorkerProcess, seat: say.Seat | None, fds: list[int]) -> None:
+        if child.channel is None:
+            raise ChannelClosed("closed")
+        self._listen(child)
+        child.channel.send(
+            say.Boot(
+                pool=child.spec,
+                generation=child.generation,
+                seat=seat,
+                database=self.spec.database,
+                log_format=self.spec.log_format,
+                state_dir=self.spec.state_dir,
+            ),
+            *fds,
+        )
+
+    def _fork(self, worker: WorkerProcess, seat: say.Seat, channel_fd: int, dump_fd: int) -> None:
+        template = self._templates.get((worker.spec.name, worker.generation))
+        if template is None or template.channel is None:
+            raise ChannelClosed("the template is gone")
+        self._listen(worker)
+        template.channel.send(say.Fork(seat=seat), channel_fd, dump_fd)
+
+    def _spawn_failed(self, worker: WorkerProcess, error: Exception) -> None:
+        text = "no room left on the scoreboard" if isinstance(error, IndexError) else f"{type(error).__name__}: {error}"
+        self._emit(ev.WorkerFailed(worker.id, text))
+        if worker.pid is None:
+            self._close_channel(worker)
+            self._worker_ended(worker, None)
+
+    # -- listening ----------------------------------------------------------------------------------------
+
+    def _listen(self, child: TemplateProcess | WorkerProcess) -> None:
+        if child.channel is not None:
+            self._loop.add_reader(child.channel.fileno(), lambda: self._on_channel(child))
+
+    def _on_channel(self, child: TemplateProcess | WorkerProcess) -> None:
+        while child.channel is not None:
+            try:
+                received = child.channel.receive()
+            except ChannelClosed:
+                self._close_channel(child)
+                if child.pid is None and isinstance(child, WorkerProcess):
+                    self._worker_ended(child, None)  # nobody will ever say who it was
+                return
+            except ValueError as error:
+                log.warning("Nonsense from %s (%s): %s", child.name, child.pid, error)
+                continue
+            if received is None:
+                return
+            message, fds = received
+            for fd in fds:
+                os.close(fd)
+            if isinstance(child, TemplateProcess):
+                self._template_says(child, message)
+            else:
+                self._worker_says(child, message)
+
+    def _template_says(self, template: TemplateProcess, message: say.FromChild) -> None:
+        match message:
+            case say.Ready():
+                self._emit(ev.TemplateReady(template.spec.name, template.generation))
+            case say.Failed(traceback=traceback):
+                template.traceback = traceback
+
+    def _worker_says(self, worker: WorkerProcess, message: say.FromChild) -> None:
+        match message:
+            case say.Forked(pid=pid) if worker.pid is None:
+                worker.pid = pid
+                self._watch(worker)
+                self._emit(ev.WorkerSpawned(worker.id, pid))
+            case say.Ready():
+                self._emit(ev.WorkerReady(worker.id))
+            case say.Retiring(reason=reason):
+                self._emit(ev.WorkerRetiring(worker.id, reason))
+            case say.Failed(traceback=traceback):
+                self._emit(ev.WorkerFailed(worker.id, traceback))
+            case say.Dumped(text=text):
+                waiting, worker.on_dump = worker.on_dump, []
+                for callback in waiting:
+                    callback(text)
+                if not waiting:
+                    log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", worker.name, worker.pid, text)
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    def _watch(self, child: Process) -> None:
+        if child.pid is None:
+            return
+        try:
+            child.pidfd = os.pidfd_open(child.pid)
+        except ProcessLookupError:
+            self._gone(child, None)
+            return
+        self._loop.add_reader(child.pidfd, lambda: self._on_end(child))
+
+    def _on_end(self, child: Process) -> None:
+        if child.pidfd is not None:
+            self._loop.remove_reader(child.pidfd)
+            self._ended.append(child)
+            self._try_reap(child)
+
+    def _try_reap(self, child: Process) -> None:
+        status = None if child.pidfd is None else process.exit_status(child.pidfd)
+        if status is not None:
+            self._ended.remove(child)
+            self._gone(child, status)
+
+    def _gone(self, child: Process, status: int | None) -> None:
+        if isinstance(child, (TemplateProcess, WorkerProcess)) and child.channel is not None:
+            self._on_channel(child)  # its last words
+        self._close_channel(child)
+        if child.pidfd is not None:
+            os.close(child.pidfd)
+            child.pidfd = None
+        if isinstance(child, TemplateProcess):
+            self._template_ended(child, status)
+        elif isinstance(child, WorkerProcess):
+            self._worker_ended(child, status)
+
+    def _template_ended(self, template: TemplateProcess, status: int | None) -> None:
+        del self._templates[template.spec.name, template.generation]
+        traceback = template.traceback or f"the template ended with {describe_status(status)}"
+        self._emit(ev.TemplateGone(template.spec.name, template.generation, traceback, random.random()))
+
+    def _worker_ended(self, worker: WorkerProcess, status: int | None) -> None:
+        if self.workers.pop(worker.id, None) is None:
+            return
+        if worker.dump_fd is not None:
+            os.close(worker.dump_fd)
+        if worker.record is not None:
+            self._free_records.append(worker.record)
+        if worker.spec.kind is Kind.EXEC and worker.pid is not None:
+            process.kill_session(worker.pid)
+        for callback in worker.on_dump:
+            callback("")
+        self._emit(ev.WorkerExited(worker.id, status, random.random()))
+
+    def _close_channel(self, child: Process) -> None:
+        if child.channel is not None:
+            self._loop.remove_reader(child.channel.fileno())
+            child.channel.close()
+            child.channel = None

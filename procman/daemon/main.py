@@ -1,0 +1,332 @@
+"""The daemon: one thread, one loop. Wait, turn what happened into events, let the arbiter decide, do what it says.
+
+It imports no application and opens no database connection, so that nothing of either can take it down.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import zmq
+
+from procman import config
+from procman.control.publisher import Publisher
+from procman.control.server import ControlServer
+from procman.core import effect as do
+from procman.core import event as ev
+from procman.core.arbiter import Arbiter
+from procman.daemon.children import Children
+from procman.daemon.commands import Commands
+from procman.daemon.figures import Figures
+from procman.daemon.listeners import Listeners
+from procman.daemon.loop import Loop
+from procman.daemon.place import Place
+from procman.daemon.stacks import StackDumper
+from procman.errors import AddressError, ConfigurationError
+from procman.observe import logs
+from procman.observe.scoreboard import Scoreboard
+from procman.unix import process
+from procman.unix.notify import Notifier
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from procman.core.effect import Effect
+    from procman.core.event import Event
+    from procman.core.spec import DaemonSpec
+    from procman.daemon.stacks import Stacks
+
+log = logging.getLogger("procman.arbiter")
+
+SPARE_RECORDS = 64  # for workers beyond the configured number: surges, those still draining, scaling
+MOST_RECORDS_PER_WORKER = 3
+ORPHANS_PATIENCE = 10.0  # seconds to wait for addresses that workers of a killed daemon still hold
+SHUTDOWN_LINGER = 1.0  # seconds for the last answers on the control socket to leave
+
+LEVELS = {
+    do.Level.DEBUG: logging.DEBUG,
+    do.Level.INFO: logging.INFO,
+    do.Level.WARNING: logging.WARNING,
+    do.Level.ERROR: logging.ERROR,
+    do.Level.CRITICAL: logging.CRITICAL,
+}
+
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGCHLD,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGXCPU,
+)
+
+
+class Daemon:
+    """Everything the loop works with. `run` is its life."""
+
+    def __init__(self, spec: DaemonSpec, place: Place) -> None:
+        self.spec = spec
+        self.arbiter = Arbiter(spec.pools)
+        self._place = place
+        self._events: deque[Event] = deque()
+        self._signals: deque[int] = deque()
+        self._leave: int | None = None
+        self._notifier = Notifier()
+        self._status = ""
+        self._loop = Loop()
+        records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.workers for pool in spec.pools)
+        self._board = Scoreboard.create(place.scoreboard, records)
+        self._listeners = Listeners()
+        self.children = Children(spec, self._loop, self._board, self._listeners, self.emit)
+        self.figures = Figures(self.children, self._board, monotonic())
+        self.dumper = StackDumper(self._loop, self.children, self._board)
+        self.commands = Commands(self)
+        self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Supervise until told to stop; the exit status. Raises AddressError before anything was started."""
+        process.become_subreaper()
+        self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE)
+        try:
+            self._server = ControlServer(self.spec.control, self._zmq)
+            self._publisher = Publisher(self.spec.events, self._zmq)
+            self._loop.add_reader(self._server.fileno(), lambda: None)
+            self._catch_signals()
+            log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
+            self.emit(ev.Begin())
+            while self._leave is None:
+                self._turn()
+            self.commands.leaving()
+            log.info("procmand %d leaves with status %d", os.getpid(), self._leave)
+            return self._leave
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        self._work_off_events()
+        if self._leave is not None:
+            return
+        deadline = self.arbiter.deadline()
+        # ZeroMQ's descriptor tells of changes only: what is pending now will not wake the loop again.
+        self._loop.turn(0.0 if self._server.pending() or self._signals else deadline)
+        for call in self._server.receive():
+            self.commands.handle(call)
+        while self._signals:
+            self._on_signal(self._signals.popleft())
+        if deadline is not None and monotonic() >= deadline:
+            self.emit(ev.Tick())
+        self._notifier.watchdog()
+
+    def _close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._listeners.close_unwanted(())
+        self.children.close()
+        for name in ("_server", "_publisher"):
+            if hasattr(self, name):
+                getattr(self, name).close(SHUTDOWN_LINGER)
+        self._zmq.term()
+        self._loop.close()
+
+    def emit(self, event: Event) -> None:
+        """Something has happened: the arbiter hears of it when the callbacks of this turn are through."""
+        self._events.append(event)
+
+    def _work_off_events(self) -> None:
+        busy = bool(self._events)
+        while self._events:
+            for effect in self.arbiter.handle(self._events.popleft(), monotonic()):
+                self._perform(effect)
+        if busy:
+            self._tell_status()
+
+    # -- effects ------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case do.Report():
+                self._report(effect)
+            case do.Concluded():
+                self.commands.concluded(effect)
+            case do.Forget():
+                self._listeners.close_unwanted(pool.spec for pool in self.arbiter.pools.values())
+            case do.Serving():
+                self._on_serving()
+            case do.Leave(status):
+                self._leave = status
+            case _:
+                self._perform_on_child(effect)
+
+    def _perform_on_child(self, effect: Effect) -> None:
+        match effect:
+            case do.StartTemplate():
+                self.children.start_template(effect)
+            case do.StopTemplate(pool, generation):
+                self.children.stop_template(pool, generation)
+            case do.Spawn():
+                self.children.spawn(effect)
+            case do.Retire():
+                self.children.retire(effect)
+            case do.Interrupt(worker):
+                self.children.interrupt(worker)
+            case do.Kill(worker):
+                self.children.kill(worker)
+            case do.Dump(worker):
+                self.dumper.dump(self.children.workers[worker], lambda stacks: self._on_evidence(worker, stacks))
+            case do.Look(worker):
+                record = self.children.workers[worker].record
+                if record is not None:
+                    self.emit(ev.Sampled(worker, self._board.read(record)))
+
+    def _report(self, report: do.Report) -> None:
+        log.log(
+            LEVELS[report.level],
+            "%s",
+            report.text,
+            extra={"event": report.event, "pool": report.pool, "worker": report.worker, "reason": report.reason},
+        )
+        self._publisher.publish(
+            report.event,
+            pool=report.pool,
+            slot=report.worker,
+            gen=report.generation,
+            pid=report.pid,
+            reason=report.reason,
+            **report.details,
+        )
+
+    def _on_evidence(self, worker: int, stacks: Stacks) -> None:
+        log.warning("Stacks before the kill:\n%s", stacks.describe())
+        pool = stacks.worker.rpartition(".")[0]
+        self._publisher.publish(
+            "stacks", pool=pool, slot=stacks.worker, gen=stacks.generation, pid=stacks.pid, stacks=stacks.as_dict()
+        )
+        self.emit(ev.WorkerDumped(worker))
+
+    def _on_serving(self) -> None:
+        for pool in self.spec.pools:
+            for address in self.listens(pool.name):
+                log.info("Pool %s listens on %s", pool.name, address)
+        self._notifier.ready(self._describe())
+
+    def _tell_status(self) -> None:
+        status = self._describe()
+        if status != self._status:
+            self._status = status
+            self._notifier.status(status)
+
+    def _describe(self) -> str:
+        pools = self.arbiter.pools.values()
+        return ", ".join(f"{pool.name} {pool.ready}/{pool.target}" for pool in pools)
+
+    # -- signals ------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        self._loop.add_reader(self._wake_reader.fileno(), self._drain_wakeup)
+        for signum in SIGNALS:
+            signal.signal(signum, self._note_signal)
+
+    def _note_signal(self, signum: int, frame: FrameType | None) -> None:
+        if signum not in self._signals:
+            self._signals.append(signum)
+
+    def _drain_wakeup(self) -> None:
+        try:
+            while self._wake_reader.recv(512):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _on_signal(self, signum: int) -> None:
+        match signum:
+            case signal.SIGCHLD:
+                self.children.reap()
+            case signal.SIGINT | signal.SIGTERM:
+                self._shut_down(signum)
+            case signal.SIGHUP:
+                self._hang_up()
+            case signal.SIGQUIT:
+                self._dump_all()
+            case signal.SIGTTIN | signal.SIGTTOU:
+                self._scale_http(1 if signum == signal.SIGTTIN else -1)
+            case _:
+                log.warning("%s is survived", signal.Signals(signum).name)
+
+    def _shut_down(self, signum: int) -> None:
+        if self.arbiter.stopping:
+            log.warning("%s again: stopping now", signal.Signals(signum).name)
+            self.emit(ev.ShutdownAsked(ev.Haste.NOW))
+            return
+        self._notifier.stopping()
+        self.emit(ev.ShutdownAsked(ev.Haste.GRACEFUL if signum == signal.SIGINT else ev.Haste.BOUNDED))
+
+    def _hang_up(self) -> None:
+        problem = self.read_configuration()
+        if problem:
+            log.error("The configuration is wrong, nothing was changed:\n%s", problem)
+            return
+        names = tuple(self.arbiter.pools)
+        self.emit(ev.ReloadAsked(self.commands.begin("reload", names, None), names))
+
+    def _dump_all(self) -> None:
+        for worker in list(self.children.workers.values()):
+            self.dumper.dump(worker, lambda stacks: log.info("Stacks, as asked by SIGQUIT:\n%s", stacks.describe()))
+
+    def _scale_http(self, by: int) -> None:
+        for pool in self.arbiter.pools.values():
+            if pool.spec.kind == "http":
+                wanted = max(0, min(pool.target + by, self.room_for(pool.name)))
+                self.emit(ev.ScaleAsked(self.commands.begin("scale", (pool.name,), None), pool.name, wanted))
+
+    # -- for the commands ---------------------------------------------------------------------------------
+
+    def listens(self, name: str) -> list[str]:
+        """Where a pool listens."""
+        return self._listeners.describe(self.arbiter.pools[name].spec)
+
+    def room_for(self, name: str) -> int:
+        """How many workers a pool can have, so that a reload still finds room on the scoreboard."""
+        others = sum(max(pool.target, pool.spec.workers) for pool in self.arbiter.pools.values() if pool.name != name)
+        return max(1, (self._board.size - MOST_RECORDS_PER_WORKER * others) // MOST_RECORDS_PER_WORKER)
+
+    def read_configuration(self) -> str:
+        """Read the file again and hand it to the arbiter; what is wrong with it, or nothing.
+
+        A file that is wrong, or that wants an address which can't be had, changes nothing.
+        """
+        try:
+            spec = config.read(self.spec.source, os.environ)
+            self._listeners.open(spec.pools)
+        except (ConfigurationError, AddressError) as error:
+            return str(error)
+        for fixed in ("control", "events", "state_dir", "log_format", "database"):
+            if getattr(spec, fixed) != getattr(self.spec, fixed):
+                log.warning("%s has changed in %s: that takes a restart of the daemon", fixed, spec.source)
+        self.emit(ev.Configured(spec.pools))
+        self.spec = spec
+        return ""
+
+
+def run(spec: DaemonSpec) -> int:
+    """Run the daemon with this configuration until it is told to stop; the exit status for the process."""
+    logs.configure(spec.log_format, pool="-", worker="arbiter")
+    try:
+        with Place(spec.state_dir) as place:
+            return Daemon(spec, place).run()
+    except AddressError as error:
+        print(f"procmand: {error}", file=sys.stderr)
+        return 1

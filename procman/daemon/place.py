@@ -1,0 +1,61 @@
+"""The state directory: made, locked so that two daemons never share it, and left tidy."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from procman.errors import AddressError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Place:
+    """A context manager around a daemon's life. Raises AddressError when another daemon has the directory."""
+
+    def __init__(self, state_dir: str) -> None:
+        self.state_dir = state_dir
+        self.scoreboard = os.path.join(state_dir, "scoreboard")
+        self._lock_path = os.path.join(state_dir, "procmand.lock")
+
+    def __enter__(self) -> Place:
+        try:
+            os.makedirs(self.state_dir, mode=0o700, exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise AddressError(f"the state directory {self.state_dir} can't be used: {error}") from error
+        return self
+
+    def _take_lock(self) -> int:
+        while True:
+            # flock(2) goes with the process, however it ends: no stale lock survives a kill -9.
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise AddressError(f"another procmand (pid {owner}) runs in {self.state_dir}") from None
+            if self._is_current(fd):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                return fd
+            os.close(fd)  # the daemon before us removed the file between our open and our lock
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._lock_path))
+        except FileNotFoundError:
+            return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for path in (self.scoreboard, self._lock_path):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+        os.close(self._lock)

@@ -1,0 +1,135 @@
+"""Getting the stacks of a worker, whatever it is doing.
+
+SIGQUIT makes the worker's C handler (faulthandler) write every thread's stack into a memory file that the
+arbiter holds too, at once, even from inside a C call that holds the interpreter's lock. When byte code runs
+again, Python writes a better text, with source lines, and sends it over the channel. The better one is taken if
+it comes soon, the other one if not, and of a process that is stopped, what the kernel says of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from procman.core.spec import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.core.sample import Sample
+    from procman.daemon.children import Children, WorkerProcess
+    from procman.daemon.loop import Loop
+    from procman.observe.scoreboard import Scoreboard
+
+PATIENCE = 0.5  # seconds to wait for Python's own text; a busy interpreter needs a few milliseconds
+MOST_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """The stacks of one worker and the unit it was in when they were taken."""
+
+    worker: str
+    pid: int | None
+    generation: int
+    unit: dict[str, Any] | None
+    text: str
+    by: str
+
+    def describe(self) -> str:
+        """For the log: a line about the worker and its unit, then the stacks."""
+        head = f"Worker {self.worker} ({self.pid})"
+        if self.unit is not None:
+            u = self.unit
+            head += (
+                f" {u['name']} for {u['seconds']:.3f} s (db:{u['database'] or 'n/a'} uid:{u['user'] or 'n/a'} "
+                f"qc:{u['queries']} qt:{u['query_seconds']:.3f} pt:{u['python_seconds']:.3f})"
+            )
+        return f"{head}\n{self.text.rstrip()}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the control socket."""
+        return {
+            "worker": self.worker,
+            "pid": self.pid,
+            "generation": self.generation,
+            "unit": self.unit,
+            "text": self.text,
+            "by": self.by,
+        }
+
+
+def unit_figures(sample: Sample, now: float) -> dict[str, Any] | None:
+    """What a worker's record says of the unit it is in; None between units."""
+    if sample.unit is None:
+        return None
+    return {
+        "name": sample.unit,
+        "database": sample.database or None,
+        "user": sample.user or None,
+        "queries": sample.queries,
+        "query_seconds": sample.query_seconds,
+        "python_seconds": sample.python_seconds(now),
+        "seconds": sample.unit_seconds(now),
+    }
+
+
+class StackDumper:
+    def __init__(self, loop: Loop, children: Children, board: Scoreboard) -> None:
+        self._loop = loop
+        self._children = children
+        self._board = board
+
+    def dump(self, worker: WorkerProcess, then: Callable[[Stacks], None]) -> None:
+        """Get the worker's stacks and hand them to ``then``, within PATIENCE."""
+        sample = self._board.read(worker.record) if worker.record is not None else None
+        unit = unit_figures(sample, monotonic()) if sample is not None else None
+
+        def done(text: str, by: str) -> None:
+            then(Stacks(worker.name, worker.pid, worker.generation, unit, text, by))
+
+        if worker.spec.kind in (Kind.EXEC, Kind.POSTGRES):
+            done("(not a Python worker)", "none")
+            return
+        if worker.dump_fd is None or worker.pidfd is None:
+            done("(not running)", "none")
+            return
+        _empty(worker.dump_fd)
+
+        def python(text: str) -> None:
+            timer.cancel()
+            done(text or "(the worker has ended)", "python")
+
+        def impatient() -> None:
+            worker.on_dump.remove(python)
+            done(*_from_below(worker))
+
+        timer = self._loop.call_later(PATIENCE, impatient)
+        worker.on_dump.append(python)
+        self._children.send_signal(worker, signal.SIGQUIT)
+
+
+def _empty(fd: int) -> None:
+    # The descriptor is shared with the worker, and with it the offset at which faulthandler will write.
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+
+
+def _from_below(worker: WorkerProcess) -> tuple[str, str]:
+    text = os.pread(worker.dump_fd, MOST_BYTES, 0).decode("utf-8", "replace") if worker.dump_fd is not None else ""
+    if text:
+        return text, "faulthandler"
+    return f"(no answer; the kernel says: {_kernel_state(worker.pid)})", "kernel"
+
+
+def _kernel_state(pid: int | None) -> str:
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            state = next((line.split(":", 1)[1].strip() for line in file if line.startswith("State:")), "?")
+        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+            return f"state {state}, waiting in {file.read().strip() or '?'}"
+    except OSError:
+        return "gone"

@@ -1,0 +1,111 @@
+"""Processes: starting, watching and ending them, by descriptor and never by number alone.
+
+A pidfd (pidfd_open(2)) names one process for good, so that a signal can't hit a stranger who got its number,
+and becomes readable when the process ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+CHANNEL_FD = 3  # where an executed child finds its channel
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, argument: int) -> None:
+    """prctl(2); raises OSError."""
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno), f"prctl({option})")
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants become children of this process (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(signum: int, parent: int) -> None:
+    """Get ``signum`` when the parent dies; at once if it is not ``parent`` any more (the setting came too late)."""
+    prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def spawn(module: str, channel: int, *, env: Mapping[str, str]) -> int:
+    """Execute ``python -m module`` with the channel as descriptor 3 and no input; its pid. Raises OSError.
+
+    posix_spawn(3) does not copy the arbiter's page tables, and needs no Python between fork and exec.
+    """
+    return os.posix_spawn(
+        sys.executable,
+        # -P: what is importable is the pool's business (working_dir), not the arbiter's current directory.
+        [sys.executable, "-P", "-m", module, str(CHANNEL_FD)],
+        dict(env),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, channel, CHANNEL_FD),
+        ],
+        setsigmask=(),
+        # Ignored signals survive exec; Python ignores PIPE and XFSZ, and whoever started us may have ignored more.
+        setsigdef=[signum for signum in signal.valid_signals() if signum not in (signal.SIGKILL, signal.SIGSTOP)],
+    )
+
+
+def exit_status(pidfd: int) -> int | None:
+    """Reap the process if it is our ended child: its status, -N for signal N. None: not (yet) ours to reap.
+
+    A worker that was forked through an intermediate process is not our child before that one has gone, which
+    may be a moment after the pidfd says that the worker has ended: waitid(2) fails with ECHILD until then.
+    """
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def next_ended_child() -> int | None:
+    """The pid of some ended child, which is left unreaped; None when there is none."""
+    try:
+        result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return result.si_pid if result else None
+
+
+def reap(pid: int) -> None:
+    """Reap an ended child that nobody asks about."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # somebody else's by now
+
+
+def send_signal(pidfd: int, signum: int) -> bool:
+    """Send a signal; False when the process has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_session(leader: int) -> None:
+    """SIGKILL to the process group that an executed command leads, whatever of it is left."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # nobody is left, or none of it is ours any more

@@ -1,0 +1,141 @@
+"""How a process that procmand has started becomes a template or a worker."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from procman.core.lifecycle import Boot, ToChild
+from procman.errors import ChannelClosed
+from procman.observe import logs
+from procman.observe.scoreboard import Scoreboard
+from procman.unix.channel import Channel
+from procman.unix.privileges import drop_to
+from procman.workers.application import make_importable
+from procman.workers.child import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.core.lifecycle import Seat
+    from procman.core.spec import PoolSpec
+
+log = logging.getLogger("procman.worker")
+
+BOOT_FAILED = 3  # exit status of a template or worker that could not start
+
+
+def receive_boot(channel_fd: int) -> tuple[Boot, Channel, list[int]]:
+    """The first message of the arbiter. Exits quietly when the arbiter is gone before it has sent it."""
+    os.set_inheritable(channel_fd, False)
+    channel = Channel.from_fd(channel_fd, ToChild)
+    try:
+        received = channel.receive(wait=True)
+    except ChannelClosed:
+        sys.exit(0)
+    if received is None or not isinstance(received[0], Boot):
+        raise ValueError(f"expected Boot as the first message, got {received!r}")
+    return received[0], channel, received[1]
+
+
+def adopt_policy(spec: PoolSpec) -> None:
+    """Take on what the pool's configuration says of its processes; raises OSError, KeyError or ValueError."""
+    os.setsid()
+    if spec.umask is not None:
+        os.umask(spec.umask)
+    if spec.nice is not None:
+        os.nice(spec.nice)
+    for name, most in spec.rlimits:
+        number = getattr(resource, f"RLIMIT_{name.upper()}")
+        hard = resource.getrlimit(number)[1]
+        resource.setrlimit(number, (most, most if hard == resource.RLIM_INFINITY else min(most, hard)))
+    drop_to(spec.user, spec.group)
+    os.chdir(spec.working_dir)
+
+
+def executed(channel_fd: int) -> Child:
+    """This process as the one worker it was executed to be."""
+    boot, channel, fds = receive_boot(channel_fd)
+    if boot.seat is None:
+        raise ValueError("an executed worker needs a seat")
+    logs.configure(boot.log_format, pool=boot.pool.name, worker=boot.seat.name)
+    scoreboard, dump_fd, *listener_fds = fds
+    child = seat_child(boot, boot.seat, channel, Scoreboard(scoreboard), dump_fd, adopt_listeners(listener_fds))
+    try:
+        adopt_policy(boot.pool)
+        settle(child)
+    except Exception:  # reported to the arbiter, then fatal
+        fail(child)
+    return child
+
+
+def adopt_listeners(fds: list[int]) -> list[socket.socket]:
+    """The listening sockets that came with the boot message."""
+    return [socket.socket(fileno=fd) for fd in fds]
+
+
+def seat_child(
+    boot: Boot, seat: Seat, channel: Channel, board: Scoreboard, dump_fd: int, listeners: list[socket.socket]
+) -> Child:
+    """The view that the worker in this seat has of itself."""
+    return Child(
+        seat=seat,
+        spec=boot.pool,
+        channel=channel,
+        record=board.writer(seat.record),
+        dump_fd=dump_fd,
+        listeners=listeners,
+        database=boot.database,
+        state_dir=boot.state_dir,
+    )
+
+
+def settle(child: Child) -> None:
+    """Everything between being a process and being a worker."""
+    os.environ["PROCMAN_WORKER"] = child.name
+    make_importable(child.spec.working_dir)
+    child.settle_in()
+    if child.database is not None:
+        # Imported late: the long-polling worker has to patch sockets before anything imports them.
+        from procman import signaling
+
+        signaling.configure(child.database, application_name=f"procman {child.name}", meter=child.record)
+
+
+def run(child: Child, serve: Callable[[], None]) -> NoReturn:
+    """Serve until it is time to go, then exit. A failure is told to the arbiter, with its traceback."""
+    try:
+        serve()
+    except Exception:  # whatever a worker dies of has to reach the arbiter
+        fail(child)
+    log.debug("Worker %s (%d) leaves: %s", child.name, os.getpid(), child.retiring)
+    leave(0)
+
+
+def fail(child: Child) -> NoReturn:
+    """Tell the arbiter what went wrong (being called from an except clause), and exit."""
+    child.failed(traceback.format_exc())
+    leave(BOOT_FAILED)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process without running what the template's interpreter had registered to run at its exit."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_IGN)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def freeze() -> None:
+    """Before forking: move all there is out of the collector's sight, so that no collection dirties shared pages."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,137 @@
+"""The template: imports the application once, then forks a worker whenever the arbiter asks for one.
+
+A worker is forked twice: the process in between exits at once, so that the worker becomes a child of the
+arbiter (prctl(2), PR_SET_CHILD_SUBREAPER), which watches it by pidfd and outlives this template. The template
+starts no threads and opens no connections; what it has imported is shared with every worker, copy-on-write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild
+from procman.core.spec import CronWork, HttpWork
+from procman.errors import ChannelClosed
+from procman.observe import logs
+from procman.observe.scoreboard import Scoreboard
+from procman.unix.channel import Channel
+from procman.unix.process import die_with_parent
+from procman.workers import boot
+from procman.workers.application import import_modules, load, make_importable
+
+if TYPE_CHECKING:
+    from procman.core.lifecycle import Boot, Seat
+    from procman.core.spec import PoolSpec
+    from procman.workers.child import Child
+
+log = logging.getLogger("procman.template")
+
+
+class Template:
+    """The application of one generation, and what its workers inherit."""
+
+    def __init__(self, message: Boot, channel: Channel, fds: list[int]) -> None:
+        self._boot = message
+        self._channel = channel
+        self._board = Scoreboard(fds[0])
+        self._listeners = boot.adopt_listeners(fds[1:])
+        self._application: Any = None
+
+    def serve(self) -> None:
+        """Import, say so, fork on request; returns when the arbiter closes the channel."""
+        try:
+            boot.adopt_policy(self._boot.pool)
+            make_importable(self._boot.pool.working_dir)
+            self._application = import_application(self._boot.pool)
+        except Exception:  # the application's code: whatever it raises is the reason why it can't serve
+            self._channel.send(Failed(traceback=traceback.format_exc()))
+            boot.leave(boot.BOOT_FAILED)
+        boot.freeze()
+        self._channel.send(Ready())
+        while True:
+            received = self._channel.receive(wait=True)
+            if received is None:
+                continue
+            message, fds = received
+            if isinstance(message, Fork):
+                self._fork(message.seat, *fds)
+
+    def _fork(self, seat: Seat, channel_fd: int, dump_fd: int) -> None:
+        between = os.fork()
+        if between:
+            os.close(channel_fd)
+            os.close(dump_fd)
+            os.waitpid(between, 0)
+            return
+        if os.fork():
+            os._exit(0)
+        self._become_worker(seat, channel_fd, dump_fd)
+
+    def _become_worker(self, seat: Seat, channel_fd: int, dump_fd: int) -> NoReturn:
+        channel = Channel.from_fd(channel_fd, ToChild)
+        try:
+            channel.send(Forked(pid=os.getpid()))
+        except ChannelClosed:
+            os._exit(0)
+        self._channel.close()
+        os.setsid()
+        child = boot.seat_child(self._boot, seat, channel, self._board, dump_fd, self._listeners)
+        logs.configure(self._boot.log_format, pool=self._boot.pool.name, worker=seat.name)
+        try:
+            boot.settle(child)
+        except Exception:  # told to the arbiter, then fatal
+            boot.fail(child)
+        boot.run(child, lambda: serve(child, self._application))
+
+
+def import_application(spec: PoolSpec) -> Any:
+    """What the pool's workers serve, with the code of their kind imported as well, so that it is shared."""
+    match spec.work:
+        case HttpWork(app=app):
+            import procman.workers.http
+
+            return load(app)
+        case CronWork(modules=modules):
+            import procman.workers.cron
+
+            return import_modules(modules)
+        case _:
+            raise ValueError(f"a {spec.kind} pool has no template")
+
+
+def serve(child: Child, application: Any) -> None:
+    """Serve as a worker of the pool's kind."""
+    match child.spec.work:
+        case HttpWork():
+            from procman.workers import http
+
+            http.serve(child, application)
+        case _:
+            from procman.workers import cron
+
+            cron.serve(child, application)
+
+
+def main(channel_fd: int) -> NoReturn:
+    """Be a template for as long as the arbiter lives."""
+    parent = os.getppid()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        # A template is ended by the arbiter alone; these are for workers, which set their own handlers.
+        signal.signal(signum, signal.SIG_IGN)
+    message, channel, fds = boot.receive_boot(channel_fd)
+    logs.configure(message.log_format, pool=message.pool.name, worker=f"template@{message.generation}")
+    die_with_parent(signal.SIGKILL, parent)
+    try:
+        Template(message, channel, fds).serve()
+    except ChannelClosed:
+        pass  # the arbiter wants this template no more, or is gone
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
