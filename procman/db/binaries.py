@@ -67,8 +67,7 @@ def _in_wheel() -> Iterator[Path]:
     # directory whose name begins with pginstall.
     spec = importlib.util.find_spec(_WHEEL)
     for location in (spec and spec.submodule_search_locations) or ():
-        for directory in Path(location).glob("pginstall*/bin"):
-            yield directory
+        yield from Path(location).glob("pginstall*/bin")
 
 
 def _on_machine() -> Iterator[Path]:

@@ -7,7 +7,6 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
-from procman.db.binaries import Binaries
 from procman.db.embedded import Cluster, Owner, binaries_for
 from procman.errors import DatabaseSetupError
 from procman.unix.privileges import (
@@ -23,6 +22,8 @@ from procman.unix.privileges import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from procman.db.binaries import Binaries
 
 
 def embedded_cluster(data_dir: str, socket_dir: str) -> Cluster:

@@ -1,0 +1,200 @@
+"""Connections to PostgreSQL: opened, counted, pooled, and honest about a server that went away.
+
+Nothing here assumes that libpq blocks: a gevent worker installs psycopg2's wait callback, and then every
+call yields to other greenlets. Locks come from `threading`, which gevent patches.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+from select import poll
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, make_dsn, parse_dsn
+
+from procman.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECT_SECONDS = 5
+SUSPECT_AFTER = 60.0  # a connection idle for longer is asked for a sign of life before it is used
+PATIENCE = 10.0  # how long `ConnectionPool.borrow` waits for one of its connections to come back
+
+# libpq's names (PostgreSQL, 32.1.2). A dead peer is noticed after 30 + 3 * 10 seconds, and data that is not
+# acknowledged after 30: without these a lost network is noticed after two hours.
+_DEFAULTS = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+# SQLSTATE classes and codes that say: not this statement is wrong, the server is away (PostgreSQL, appendix A).
+_AWAY = ("08", "57P01", "57P02", "57P03", "57P05")
+
+
+class ServerAway(DatabaseUnavailable, psycopg2.OperationalError):
+    """The connection was lost. It is psycopg2's own error too, for an application that expects that one."""
+
+
+class Connection(psycopg2.extensions.connection):
+    """psycopg2's connection; ``observer`` is called after each of the application's statements."""
+
+    observer: Callable[[Cursor, float], None] | None = None
+    idle_since: float = 0.0
+    used: bool = False
+
+
+class Cursor(psycopg2.extensions.cursor):
+    """psycopg2's cursor; reports each statement to the connection's observer and a lost server as `ServerAway`."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's name for it
+        self._observed(super().execute, query, vars)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        self._observed(super().executemany, query, vars_list)
+
+    def callproc(self, procname: Any, parameters: Any = None) -> None:
+        self._observed(super().callproc, procname, parameters)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        self._observed(super().copy_expert, sql, file, size)
+
+    def copy_from(self, *args: Any, **kwargs: Any) -> None:
+        self._observed(super().copy_from, *args, **kwargs)
+
+    def copy_to(self, *args: Any, **kwargs: Any) -> None:
+        self._observed(super().copy_to, *args, **kwargs)
+
+    def _observed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        started = perf_counter()
+        try:
+            call(*args, **kwargs)
+        except psycopg2.Error as error:
+            if is_away(error, self.connection):
+                raise ServerAway(str(error).strip() or "the connection to PostgreSQL is lost") from error
+            raise
+        finally:
+            observer = getattr(self.connection, "observer", None)
+            if observer is not None:
+                observer(self, perf_counter() - started)
+
+
+def connect(url: str, *, application_name: str = "procman", autocommit: bool = True) -> Connection:
+    """Open a connection to ``url``, a libpq URI or ``key=value`` string, whose own settings win over ours.
+
+    Raises DatabaseUnavailable when it can't be had.
+    """
+    given = parse_dsn(url)
+    ours = {"application_name": application_name, **_DEFAULTS}
+    dsn = make_dsn(url, **{name: value for name, value in ours.items() if name not in given})
+    try:
+        connection: Connection = psycopg2.connect(dsn, connection_factory=Connection, cursor_factory=Cursor)
+    except psycopg2.OperationalError as error:
+        raise ServerAway(f"PostgreSQL can't be reached: {str(error).strip()}") from error
+    connection.autocommit = autocommit
+    return connection
+
+
+def execute(connection: Connection, statement: str) -> psycopg2.extensions.cursor:
+    """Run a statement of our own, not counted as the application's; returns its cursor. Raises ServerAway."""
+    cursor = connection.cursor(cursor_factory=psycopg2.extensions.cursor)
+    try:
+        cursor.execute(statement)
+    except psycopg2.Error as error:
+        if is_away(error, connection):
+            raise ServerAway(str(error).strip() or "the connection to PostgreSQL is lost") from error
+        raise
+    return cursor
+
+
+def is_away(error: psycopg2.Error, connection: psycopg2.extensions.connection) -> bool:
+    """Whether the error means that the server, or the connection to it, is gone."""
+    return bool(connection.closed) or (error.pgcode or "").startswith(_AWAY)
+
+
+def url_for(url: str, database: str) -> str:
+    """The same server, the same settings, another database; as a ``key=value`` string."""
+    return str(make_dsn(**{**parse_dsn(url), "dbname": database}))
+
+
+def database_name(url: str) -> str:
+    """The database that libpq would open for ``url`` (PostgreSQL, 32.1.2 and 32.15)."""
+    given = parse_dsn(url)
+    named = given.get("dbname") or os.environ.get("PGDATABASE") or given.get("user") or os.environ.get("PGUSER")
+    return named or getpass.getuser()
+
+
+class ConnectionPool:
+    """The connections of this process to one database: at most ``most``, the one used last is taken first.
+
+    So those that a calm hour does not need stay idle at the bottom. All of them are in autocommit mode: who
+    borrows one begins and ends transactions by statements.
+    """
+
+    def __init__(
+        self, url: str, *, application_name: str = "procman", most: int = 8, patience: float = PATIENCE
+    ) -> None:
+        self.url = url
+        self._application_name = application_name
+        self._patience = patience
+        self._idle: list[Connection] = []
+        self._room = threading.BoundedSemaphore(most)
+
+    def borrow(self) -> Connection:
+        """A connection that seems alive; give it back with `give_back`.
+
+        ``connection.used`` tells whether it comes from the pool: then the server may have gone meanwhile, which
+        shows at its first statement. Raises DatabaseUnavailable.
+        """
+        if not self._room.acquire(timeout=self._patience):
+            raise DatabaseUnavailable(f"all connections of this process are busy, for {self._patience:g} s by now")
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if _seems_alive(connection):
+                    connection.used = True
+                    return connection
+                connection.close()
+            return connect(self.url, application_name=self._application_name)
+        except BaseException:
+            self._room.release()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """Take it back; one that is broken, or still in a transaction, is closed."""
+        connection.observer = None
+        if not connection.closed and connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._room.release()
+
+    def close(self) -> None:
+        """Close the idle ones; borrowed ones are closed by their borrowers or with the process."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _seems_alive(connection: Connection) -> bool:
+    # An idle connection has nothing to read but its end, or the notice of it: seen without asking the server.
+    watch = poll()
+    watch.register(connection.fileno())
+    if any(events for _, events in watch.poll(0)):
+        return False
+    if monotonic() - connection.idle_since < SUSPECT_AFTER:
+        return True
+    try:
+        execute(connection, "SELECT 1")
+    except psycopg2.Error:
+        return False
+    return True

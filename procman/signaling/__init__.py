@@ -1,0 +1,32 @@
+"""The registry-signaling runtime: transactions, and caches that are right in every process on every machine.
+
+DESIGN: one unit is one REPEATABLE READ transaction, opened when first needed; the message that begins it also
+reads the signals (`store`), and the caches a unit may use are those tagged with exactly these signals
+(`cache`). So a value is never older than the unit's own snapshot of the data.
+"""
+
+from procman.signaling.loading import registry, registry_loader, reload_registry
+from procman.signaling.memo import cached
+from procman.signaling.runtime import begin, configure, connect, cursor, database_url, databases, invalidate, unit
+from procman.signaling.statistics import CacheStatistics, statistics
+from procman.signaling.transaction import Meter, Unit, current
+
+__all__ = [
+    "CacheStatistics",
+    "Meter",
+    "Unit",
+    "begin",
+    "cached",
+    "configure",
+    "connect",
+    "current",
+    "cursor",
+    "database_url",
+    "databases",
+    "invalidate",
+    "registry",
+    "registry_loader",
+    "reload_registry",
+    "statistics",
+    "unit",
+]

@@ -1,0 +1,163 @@
+"""One database as this process sees it: its connections, its caches, its registry."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import psycopg2.errors
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
+
+from procman.db.connection import ConnectionPool, connect, execute
+from procman.db.migrate import migrate
+from procman.errors import DatabaseUnavailable
+from procman.signaling import store
+from procman.signaling.cache import Generations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from procman.db.connection import Connection
+    from procman.signaling.store import Signals, Tag
+
+log = logging.getLogger("procman.signaling")
+
+
+class SharedRegistry:
+    """The registry of this process, and what became of the last attempt to load a newer one."""
+
+    def __init__(self) -> None:
+        self.loaded: tuple[Tag, Any] | None = None
+        self.failed: Tag | None = None
+        self.failures = 0
+        self.retry_at = 0.0
+        self.lock = threading.RLock()
+
+
+class Database:
+    """Opened when it is first used; procman's schema is installed then."""
+
+    def __init__(self, name: str, url: str, *, application_name: str, most_connections: int) -> None:
+        self.name = name
+        self.url = url
+        self.generations = Generations()
+        self.registry = SharedRegistry()
+        self._application_name = application_name
+        self._pool = ConnectionPool(url, application_name=application_name, most=most_connections)
+        self._migrated = False
+        self._migrating = threading.Lock()
+
+    def begin(self) -> tuple[Connection, Signals]:
+        """A connection in a new transaction, and the signals of its snapshot. Raises DatabaseUnavailable.
+
+        Connections that died while they were idle are replaced: nothing had been done on them yet.
+        """
+        while True:
+            connection = self._borrow()
+            try:
+                signals = store.begin(connection)
+            except psycopg2.errors.UndefinedTable:
+                # The database has been made anew under its old name.
+                execute(connection, "ROLLBACK")
+                self._migrated = False
+                self._pool.give_back(connection)
+            except DatabaseUnavailable:
+                self._pool.give_back(connection)
+                if not connection.used:
+                    raise
+            except BaseException:
+                connection.close()
+                self._pool.give_back(connection)
+                raise
+            else:
+                if not connection.used:
+                    self._revise(signals)
+                return connection, signals
+
+    def _revise(self, signals: Signals) -> None:
+        # A database that was restored from a backup has cut all its connections, and signals of the past.
+        self.generations.revise(signals)
+        loaded = self.registry.loaded
+        if loaded is not None and signals.tag(store.REGISTRY).is_older(loaded[0]):
+            self.registry.loaded = None
+
+    def end(self, connection: Connection, signals: Signals) -> None:
+        """Take back a connection after its transaction; fold the deltas if they have become many."""
+        if signals.deltas > store.FOLD_ABOVE and _is_idle(connection):
+            self.fold(connection)
+        self._pool.give_back(connection)
+
+    def fold(self, connection: Connection) -> None:
+        """Fold, if nobody else does. A failure is only noted: the next one will try."""
+        try:
+            store.fold(connection)
+        except psycopg2.Error as error:
+            log.debug("Database %s: signals not folded: %s", self.name, error)
+            roll_back(connection)
+
+    def signal(self, groups: Iterable[str]) -> None:
+        """Signal in a transaction that consists of nothing else."""
+        with self.lend() as connection:
+            execute(connection, store.insertion(groups))
+
+    @contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """A connection in autocommit mode for the block."""
+        connection = self._borrow()
+        try:
+            yield connection
+        finally:
+            self._pool.give_back(connection)
+
+    def connect(self) -> Connection:
+        """A dedicated connection in autocommit mode, for LISTEN; the caller closes it."""
+        connection = connect(self.url, application_name=self._application_name)
+        try:
+            self._install(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._pool.close()
+
+    def _borrow(self) -> Connection:
+        connection = self._pool.borrow()
+        try:
+            self._install(connection)
+        except BaseException:
+            self._pool.give_back(connection)
+            raise
+        return connection
+
+    def _install(self, connection: Connection) -> None:
+        if not self._migrated:
+            with self._migrating:
+                if not self._migrated:
+                    migrate(connection)
+                    self._migrated = True
+
+
+def roll_back(connection: Connection) -> None:
+    """End the transaction of the connection, or the connection if it is in no state for that."""
+    status = connection.info.transaction_status
+    if connection.closed or status == TRANSACTION_STATUS_IDLE:
+        return
+    if status not in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
+        # In the middle of a statement, as when a limit ended the unit: the server rolls back when we hang up.
+        connection.close()
+        return
+    try:
+        execute(connection, "ROLLBACK")
+    except psycopg2.Error as error:
+        log.debug("The connection is closed instead of rolled back: %s", error)
+        connection.close()
+
+
+def _is_idle(connection: Connection) -> bool:
+    return not connection.closed and connection.info.transaction_status == TRANSACTION_STATUS_IDLE

@@ -1,0 +1,231 @@
+"""This process's databases, and how its units begin."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from procman.core.spec import DatabaseSpec
+from procman.db.connection import database_name, execute, url_for
+from procman.errors import NoDatabase
+from procman.signaling import store, transaction
+from procman.signaling.database import Database
+from procman.signaling.transaction import Meter, Unit, current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from procman.db.connection import Connection, Cursor
+    from procman.signaling.memo import Cached
+
+AUTO = "auto"  # in place of a name: every database the role owns
+
+known_functions: list[Cached[..., Any]] = []
+
+_DISCOVER = """\
+SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user AND datallowconn AND NOT datistemplate \
+AND datname <> 'postgres' ORDER BY datname"""
+
+
+class Runtime:
+    """What `configure` has set up."""
+
+    def __init__(
+        self, spec: DatabaseSpec | None, *, application_name: str, meter: Meter | None, most_connections: int
+    ) -> None:
+        self.spec = spec
+        self.meter = meter
+        self.main = database_name(spec.url) if spec is not None else ""
+        self._application_name = application_name
+        self._most_connections = most_connections
+        self._databases: dict[str, Database] = {}
+        self._lock = threading.Lock()
+
+    def database(self, name: str | None) -> Database | None:
+        """The database of that name, the main one for None; None when there is none at all.
+
+        NoDatabase for a name that is not configured.
+        """
+        if self.spec is None:
+            if name:
+                raise NoDatabase(f"database {name!r}: no database is configured")
+            return None
+        name = name or self.main
+        database = self._databases.get(name)
+        if database is None:
+            if name not in self.names():
+                raise NoDatabase(f"database {name!r} is not among the configured ones")
+            with self._lock:
+                database = self._databases.setdefault(name, self._make(name))
+        return database
+
+    def names(self) -> tuple[str, ...]:
+        """The configured databases, the main one first; asks the server when they are to be discovered."""
+        if self.spec is None:
+            return ()
+        others = self._discover() if AUTO in self.spec.databases else ()
+        listed = [name for name in self.spec.databases if name != AUTO]
+        return tuple(dict.fromkeys((self.main, *listed, *others)))
+
+    def opened(self) -> list[Database]:
+        """The databases that have been used so far."""
+        return list(self._databases.values())
+
+    def close(self) -> None:
+        for database in self.opened():
+            database.close()
+
+    def _make(self, name: str) -> Database:
+        url = self.url(name)
+        return Database(name, url, application_name=self._application_name, most_connections=self._most_connections)
+
+    def url(self, name: str) -> str:
+        if self.spec is None:
+            raise NoDatabase(f"database {name!r}: no database is configured")
+        return self.spec.url if name == self.main else url_for(self.spec.url, name)
+
+    def _discover(self) -> tuple[str, ...]:
+        with self._lock:
+            main = self._databases.setdefault(self.main, self._make(self.main))
+        with main.lend() as connection:
+            return tuple(name for (name,) in execute(connection, _DISCOVER).fetchall())
+
+
+_runtime: Runtime | None = None
+
+
+def configure(
+    spec: DatabaseSpec | None,
+    *,
+    application_name: str = "procman",
+    meter: Meter | None = None,
+    most_connections: int = 8,
+) -> None:
+    """Say which databases this process uses; once per process, after it was forked. Connects to nothing yet."""
+    global _runtime
+    if _runtime is not None:
+        _runtime.close()
+    _runtime = Runtime(spec, application_name=application_name, meter=meter, most_connections=most_connections)
+
+
+def _forget() -> None:
+    """A forked child must not speak on its parent's connections: it starts without any."""
+    global _runtime
+    _runtime = None
+    transaction.forget_current()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _configured() -> Runtime:
+    """The runtime; outside of procmand's workers it comes from PROCMAN_DATABASE_URL."""
+    if _runtime is None:
+        url = os.environ.get("PROCMAN_DATABASE_URL")
+        configure(DatabaseSpec(url=url) if url else None)
+    if _runtime is None:
+        raise RuntimeError("configure() has set nothing up")
+    return _runtime
+
+
+def begin(database: str | None = None) -> Unit:
+    """Begin a unit, which becomes the current one; end it by its `commit` or `rollback`. Nothing is sent yet.
+
+    Raises RuntimeError inside another unit, NoDatabase for a database that is not configured.
+    """
+    if current() is not None:
+        raise RuntimeError("a unit can't begin inside another unit")
+    runtime = _configured()
+    unit = Unit(runtime.database(database), runtime.meter)
+    transaction.make_current(unit)
+    return unit
+
+
+@contextmanager
+def unit(database: str | None = None) -> Iterator[Unit]:
+    """A unit for the block: committed when the block ends well, else rolled back."""
+    begun = begin(database)
+    try:
+        yield begun
+    except BaseException:
+        begun.rollback()
+        raise
+    begun.commit()
+
+
+@contextmanager
+def cursor(database: str | None = None) -> Iterator[Cursor]:
+    """A cursor in the current unit's transaction; outside of units, in one of its own that commits at the end.
+
+    The transaction is REPEATABLE READ. Nested blocks share it. Raises DatabaseUnavailable when the server is
+    away, NoDatabase when none is configured, ValueError when the unit is in another database than asked for.
+    """
+    outer = current()
+    if outer is None:
+        with unit(database) as own, own.cursor() as cr:
+            yield cr
+        return
+    if database is not None and database != outer.database:
+        raise ValueError(f"the unit is in database {outer.database!r}, not in {database!r}")
+    with outer.cursor() as cr:
+        yield cr
+
+
+def invalidate(*groups: str, using: Any = None) -> None:
+    """What was cached in these groups is to be computed anew, in every process, from the commit of this unit on.
+
+    Never if the unit rolls back. The unit itself sees its own changes at once. Outside of units it is a
+    transaction of its own. ``using``, any DB-API cursor, signals in that cursor's transaction instead.
+    """
+    for group in groups:
+        check_public_group(group)
+    if groups:
+        signal(*groups, using=using)
+
+
+def signal(*groups: str, using: Any = None) -> None:
+    """`invalidate` for any group, also those that procman keeps for itself."""
+    outer = current()
+    if using is not None and not (outer is not None and outer.uses(getattr(using, "connection", None))):
+        using.execute(store.insertion(groups))
+    elif outer is not None:
+        outer.invalidate(*groups)
+    else:
+        with unit() as own:
+            own.invalidate(*groups)
+
+
+def check_public_group(group: str) -> None:
+    """ValueError unless applications may use the name for a group."""
+    if store.check_group(group).startswith("procman."):
+        raise ValueError(f"{group!r}: groups that begin with 'procman.' are procman's own")
+
+
+def entries() -> Counter[Any]:
+    """How many values each cached function has in this process."""
+    total: Counter[Any] = Counter()
+    for database in _configured().opened():
+        for generation in database.generations.current().values():
+            total.update(generation.entries())
+    return total
+
+
+def databases() -> tuple[str, ...]:
+    """The names of the configured databases, the main one first; empty without a database."""
+    return _configured().names()
+
+
+def database_url(name: str) -> str:
+    """How to connect to a configured database."""
+    return _configured().url(name)
+
+
+def connect(name: str) -> Connection:
+    """A dedicated connection in autocommit mode, for LISTEN, with procman's schema there; the caller closes it."""
+    database = _configured().database(name)
+    if database is None:
+        raise NoDatabase("no database is configured")
+    return database.connect()
