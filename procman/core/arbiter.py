@@ -49,7 +49,7 @@ class Arbiter:
             self._release_and_hold()
             for pool in list(self.pools.values()):
                 effects.extend(self._index(pool, pool.plan(now)))
-            effects.extend(self._whole_daemon())
+            effects.extend(self._whole_daemon(now))
             if len(effects) == before:
                 break
         return effects
@@ -230,6 +230,7 @@ class Arbiter:
         self._shutdown = haste
         yield Report(event="stopping", text=f"Stopping ({haste.value})")
         for pool in self.pools.values():
+            pool.closing = True
             yield from pool.give_up_operations("the daemon is stopping")
             if haste is not ev.Haste.GRACEFUL:
                 pool.grace = pool.spec.stop_timeout
@@ -257,7 +258,7 @@ class Arbiter:
                 pool.leave_reason = Reason.SHUTDOWN
                 pool.grace = None if self._shutdown is ev.Haste.GRACEFUL else pool.spec.stop_timeout
 
-    def _whole_daemon(self) -> Iterator[Effect]:
+    def _whole_daemon(self, now: float) -> Iterator[Effect]:
         for name, pool in list(self.pools.items()):
             if pool.removed and pool.empty:
                 del self.pools[name]
@@ -266,7 +267,7 @@ class Arbiter:
                 text = f"Pool {name} is essential and parked: the daemon stops"
                 yield pool.report("essential_failed", text, Level.CRITICAL)
                 self._exit_status = 1
-                self._shutdown = ev.Haste.BOUNDED
+                yield from self._shut_down(ev.Haste.BOUNDED, now)
         if self._shutdown is not None:
             if not self._left and all(pool.empty for pool in self.pools.values()):
                 self._left = True

@@ -96,6 +96,7 @@ class Pool:
     parked: str | None = None
     failure: str = ""
     removed: bool = False
+    closing: bool = False  # the daemon stops: nothing is started any more
     spawns: int = 0
     workers: dict[int, Worker] = field(default_factory=dict)
     templates: dict[int, Template] = field(default_factory=dict)
@@ -170,7 +171,7 @@ class Pool:
         for template in self.templates.values():
             if template.deadline is not None:
                 yield template.deadline
-        if self.active and self.restarts.not_before:
+        if self.active and not self.closing and self.restarts.not_before:
             yield self.restarts.not_before
 
     # -- what is wanted next ------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ class Pool:
         if not (self.wanted and self.released):
             yield from self._wind_down(now)
             return
-        if self.parked is None and now >= self.restarts.not_before:
+        if self.parked is None and not self.closing and now >= self.restarts.not_before:
             self.restarts.not_before = 0.0
             yield from self._start_templates(now)
             yield from self._spawn_missing(now)
@@ -500,7 +501,7 @@ class Pool:
         yield from self._consequences(worker, before, now, chance)
 
     def _consequences(self, worker: Worker, before: State, now: float, chance: float) -> Iterator[Effect]:
-        if before is State.DRAINING or not self.wanted:
+        if before is State.DRAINING or not self.wanted or self.closing:
             return
         if self.roll is not None and worker.generation == self.roll.generation and worker.ready_at is None:
             why = worker.failure.strip().rpartition("\n")[2] or describe_status(None)
