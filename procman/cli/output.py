@@ -171,18 +171,18 @@ def _cut(text: str) -> str:
 
 
 def reload_text(reply: Mapping[str, Any]) -> str:
-    """One line for each pool that was to be reloaded."""
-    lines = []
-    for name, pool in reply.get("pools", {}).items():
-        generation = pool.get("generation")
-        match pool.get("outcome"):
-            case "done":
-                lines.append(f"{name}: generation {generation} serves")
-            case "superseded":
-                lines.append(f"{name}: a newer reload has taken over")
-            case outcome:
-                lines.append(f"{name}: {outcome}; generation {generation} goes on serving")
-    return "\n".join(lines)
+    """One line for each pool whose new generation serves."""
+    pools = reply.get("pools", {})
+    return "\n".join(f"{name}: generation {pool.get('generation')} serves" for name, pool in pools.items())
+
+
+def outcomes(reply: Mapping[str, Any]) -> str:
+    """How an operation ended in each pool."""
+    return "\n".join(
+        f"{name}: {pool['outcome']}"
+        for name, pool in reply.get("pools", {}).items()
+        if isinstance(pool, dict) and "outcome" in pool
+    )
 
 
 def tracebacks(reply: Mapping[str, Any]) -> str:

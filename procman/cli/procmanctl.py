@@ -108,8 +108,8 @@ def _report(ctx: click.Context, reason: str, code: int, reply: Mapping[str, Any]
     detail = _bare(reply or {})
     if ctx.ensure_object(Settings).as_json:
         click.echo(json.dumps({**detail, "status": "error", "reason": reason, "exit_code": code}))
-    elif detail.get("pools"):
-        click.echo(output.reload_text(detail))
+    elif ends := output.outcomes(detail):
+        click.echo(ends)
     trace = output.tracebacks(detail)
     if trace:
         click.echo(trace, err=True)
@@ -247,7 +247,7 @@ def scale(settings: Settings, pool: str, workers: dict[str, int]) -> None:
     """Have N workers in a pool, or N more, or N fewer."""
 
     def text(reply: Mapping[str, Any]) -> str:
-        return f"{pool}: {reply.get('numprocesses', '?')} workers"
+        return f"{pool}: {reply['numprocesses']} workers" if "numprocesses" in reply else output.outcomes(reply)
 
     _operate(settings, "scale", text, name=pool, **workers)
 
@@ -266,7 +266,7 @@ def signal(settings: Settings, name: str, target: str) -> None:
         names = [known.removeprefix("SIG") for known in Signals.__members__]
         raise click.BadParameter(f"there is no signal {name!r}{did_you_mean(name.upper(), names)}", param_hint="NAME")
     reply = settings.ask("signal", READING, name=target, signum=name)
-    settings.show(reply, lambda _: f"{target}: signal {name} sent")
+    settings.show(reply, lambda reply: f"sent to {', '.join(reply.get('workers', ())) or 'nobody'}")
 
 
 @main.command()
@@ -274,7 +274,7 @@ def signal(settings: Settings, name: str, target: str) -> None:
 @click.pass_obj
 def kill(settings: Settings, worker: str) -> None:
     """End a worker now, with its unit; it is replaced."""
-    _operate(settings, "kill", lambda _: f"{worker}: killed", name=worker)
+    _operate(settings, "kill", lambda reply: f"killed {', '.join(reply.get('workers', ())) or 'nobody'}", name=worker)
 
 
 @main.command()

@@ -37,7 +37,8 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, pool: str, worker: str) -> None:
         super().__init__()
-        self._where = f"{pool} {worker}"
+        self._pool = pool
+        self._worker = worker
         self._second = -1
         self._stamp = ""
 
@@ -69,8 +70,8 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = {
             "time": f"{stamp}.{int(record.created % 1 * 1000):03d}Z",
             "level": record.levelname,
-            "pool": self._pool,
-            "worker": self._worker,
+            "pool": _given(record, "pool") or self._pool,
+            "worker": _given(record, "worker") or self._worker,
             "pid": record.process,
             "logger": record.name,
             "message": _message(record),
@@ -78,7 +79,7 @@ class JsonFormatter(logging.Formatter):
         trace = _trace(self, record)
         if trace is not None:
             fields["traceback"] = trace
-        extra = {name: value for name, value in record.__dict__.items() if name not in _OWN and name not in fields}
+        extra = {name: value for name, value in record.__dict__.items() if not (name in _OWN or name in fields)}
         try:
             return _dump({**fields, **extra})
         except (TypeError, ValueError, RecursionError):  # NaN, a circle, a key that is no text
@@ -87,6 +88,11 @@ class JsonFormatter(logging.Formatter):
 
 def _dump(fields: dict[str, Any]) -> str:
     return json.dumps(fields, separators=(",", ":"), allow_nan=False, default=str)
+
+
+def _given(record: logging.LogRecord, name: str) -> Any:
+    """What the caller gave as ``extra``: the daemon says of which pool and worker it speaks."""
+    return record.__dict__.get(name)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import FrameType
 
-    from procman.core.sample import Sample
-
 MOST_FRAMES = 100
 MOST_GREENLETS = 1000
 
@@ -61,21 +59,6 @@ def _greenlets() -> Iterator[tuple[str, FrameType]]:
             if found > MOST_GREENLETS:
                 return
             yield printable(repr(candidate)), candidate.gr_frame
-
-
-def unit_of(sample: Sample, now: float) -> dict[str, Any] | None:
-    """The unit in a sample of the scoreboard as `dumpstacks` tells it; None between units. ``now`` is monotonic."""
-    if sample.unit is None:
-        return None
-    return {
-        "name": sample.unit,
-        "database": sample.database or None,
-        "user": sample.user or None,
-        "queries": sample.queries,
-        "query_seconds": round(sample.query_seconds, 6),
-        "python_seconds": round(sample.python_seconds(now) or 0.0, 6),
-        "seconds": round(sample.unit_seconds(now) or 0.0, 6),
-    }
 
 
 def heading(worker: str, pid: int | None, unit: Mapping[str, Any] | None) -> str:

@@ -8,37 +8,29 @@ from __future__ import annotations
 
 import os
 import socket
-from time import CLOCK_MONOTONIC, clock_gettime_ns
-from typing import TYPE_CHECKING, Self
+from time import CLOCK_MONOTONIC, clock_gettime_ns, monotonic
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 
 class Notifier:
-    """Speaks to the socket at ``address`` (a path, or ``@name`` in the abstract namespace); None: to nobody.
+    """Speaks to $NOTIFY_SOCKET, a path or ``@name`` in the abstract namespace; to nobody when it is not set.
 
-    ``watchdog_seconds`` is the time after which the manager takes a silent daemon for dead; None: never.
+    The variables are removed from ``environ`` (by default this process's), so that no child speaks in our name.
     """
 
-    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
-        self.watchdog_seconds = watchdog_seconds
-        self._address: str | None = None
+    def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
+        environ = os.environ if environ is None else environ
+        address = environ.pop("NOTIFY_SOCKET", "")
+        self.watchdog_seconds = _watchdog(environ)
+        self._pinged = 0.0
+        self._address = ""
         self._socket: socket.socket | None = None
-        if address and address[0] in "/@" and len(address) > 1:
+        if address[:1] in ("/", "@") and len(address) > 1:
             self._address = "\0" + address[1:] if address[0] == "@" else address
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-
-    @classmethod
-    def from_environment(cls, environ: MutableMapping[str, str]) -> Self:
-        """For $NOTIFY_SOCKET and $WATCHDOG_USEC, which are removed so that no child speaks in the daemon's name."""
-        address = environ.pop("NOTIFY_SOCKET", None)
-        microseconds = environ.pop("WATCHDOG_USEC", "")
-        pid = environ.pop("WATCHDOG_PID", "")
-        # sd_watchdog_enabled(3): meant for the process of that pid, or for whoever reads it.
-        mine = pid in ("", str(os.getpid()))
-        valid = mine and microseconds.isascii() and microseconds.isdigit() and int(microseconds) > 0
-        return cls(address, int(microseconds) / 1e6 if valid else None)
 
     @property
     def active(self) -> bool:
@@ -47,7 +39,7 @@ class Notifier:
 
     @property
     def watchdog_interval(self) -> float | None:
-        """Seconds between two calls of `watchdog`: half of what is allowed, as sd_watchdog_enabled(3) advises."""
+        """The loop must come round at least this often: half of what is allowed (sd_watchdog_enabled(3))."""
         return None if self.watchdog_seconds is None else self.watchdog_seconds / 2
 
     def ready(self, status: str = "") -> None:
@@ -67,8 +59,12 @@ class Notifier:
         self._send("STOPPING=1", *_status(status))
 
     def watchdog(self) -> None:
-        """The daemon is alive. To be called by the loop after a full turn, never by a timer of its own."""
-        if self.watchdog_seconds is not None:
+        """The daemon is alive. To be called by the loop after each full turn; says it as often as is needed."""
+        if self.watchdog_seconds is None:
+            return
+        now = monotonic()
+        if now - self._pinged >= self.watchdog_seconds / 4:
+            self._pinged = now
             self._send("WATCHDOG=1")
 
     def close(self) -> None:
@@ -77,7 +73,7 @@ class Notifier:
             self._socket = None
 
     def _send(self, *lines: str) -> None:
-        if self._socket is None or self._address is None:
+        if self._socket is None:
             return
         data = "\n".join(lines).encode("utf-8", "replace")
         try:
@@ -85,6 +81,16 @@ class Notifier:
             self._socket.sendto(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, self._address)
         except OSError:
             pass  # see the top of the module
+
+
+def _watchdog(environ: MutableMapping[str, str]) -> float | None:
+    """Seconds after which the manager takes a silent daemon for dead; None: never."""
+    microseconds = environ.pop("WATCHDOG_USEC", "")
+    pid = environ.pop("WATCHDOG_PID", "")
+    # sd_watchdog_enabled(3): meant for the process of that pid, or for whoever reads it.
+    mine = pid in ("", str(os.getpid()))
+    valid = mine and microseconds.isascii() and microseconds.isdigit() and int(microseconds) > 0
+    return int(microseconds) / 1e6 if valid else None
 
 
 def _status(text: str) -> tuple[str, ...]:
