@@ -1,0 +1,422 @@
+"""Every key of the configuration, once: its name, type, default, the kinds of pools that take it, what it is for.
+
+Reading, ``--print-config`` and docs/configuration.md are all made from these tables, so a key can't be read and
+not printed, or printed and not documented. Defaults are those of the specification's classes (`procman.core.spec`)
+wherever they can be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from procman.config.addresses import DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
+from procman.config.problems import Code
+from procman.config.values import (
+    Boolean,
+    Duration,
+    Fraction,
+    Given,
+    Integer,
+    ListOf,
+    OrNone,
+    Size,
+    Text,
+    Type,
+    Word,
+    member_of,
+)
+from procman.config.words import (
+    Account,
+    Application,
+    Channels,
+    Command,
+    Databases,
+    Module,
+    ResourceLimits,
+    SignalName,
+    Umask,
+    Variables,
+    Workers,
+)
+from procman.core.spec import (
+    Backoff,
+    CronWork,
+    DaemonSpec,
+    ExecWork,
+    HttpWork,
+    JobrunnerWork,
+    Kind,
+    Limits,
+    LongpollingWork,
+    MemoryMetric,
+    PoolSpec,
+    Work,
+)
+
+# The kinds that can be written in a file.
+KINDS = frozenset(Kind) - {Kind.POSTGRES}
+# The kinds whose workers work in units, which is what limits are about.
+WITH_UNITS = KINDS - {Kind.EXEC}
+WORK: dict[Kind, type[Work]] = {
+    Kind.HTTP: HttpWork,
+    Kind.CRON: CronWork,
+    Kind.JOBRUNNER: JobrunnerWork,
+    Kind.LONGPOLLING: LongpollingWork,
+    Kind.EXEC: ExecWork,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A default that depends on other things, in words for the reference; `procman.config.reader` finds it."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """No default: the table can't do without the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unbuilt:
+    """Not implemented by this version, and refused rather than ignored."""
+
+
+REQUIRED = Required()
+UNBUILT = Unbuilt()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key. ``field`` is its name in the specification, ``doc`` one line of the reference."""
+
+    name: str
+    type: Type[Any]
+    doc: str
+    field: str
+    default: Any
+    kinds: frozenset[Kind] = KINDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of keys; ``title`` as in its header."""
+
+    title: str
+    doc: str
+    keys: tuple[Key, ...]
+
+
+class Nested(Type[Any]):
+    """A table in a table, which becomes an object of its own."""
+
+    def __init__(self, table: Table, make: type[Limits] | type[Backoff]) -> None:
+        self.table = table
+        self.make = make
+        self.expected = "a table"
+
+    def read(self, given: Given) -> Any:
+        raise given.unexpected(Code.WRONG_TYPE, self.expected)
+
+    def write(self, value: Any) -> str:
+        raise TypeError(f"{self.table.title} is a table, which is written under its own header")
+
+
+class Ready(Type[bool]):
+    """When an executed command counts as ready; true: when it says so by sd_notify(3)."""
+
+    expected = 'one of "alive" or "notify"'
+    _word = Word(("alive", "notify"), str)
+
+    def read(self, given: Given) -> bool:
+        if isinstance(given.value, dict):
+            raise given.wrong(
+                Code.UNSUPPORTED_VALUE, f"probes are not supported by this version; expected {self.expected}"
+            )
+        return self._word.read(given) == "notify"
+
+    def write(self, value: bool) -> str:
+        return '"notify"' if value else '"alive"'
+
+
+class NoDashboard(Type[str]):
+    """The dashboard's address, once there is a dashboard."""
+
+    expected = '"" (off)'
+
+    def read(self, given: Given) -> str:
+        if given.value != "":
+            raise given.wrong(
+                Code.UNSUPPORTED_VALUE, f"the dashboard is not supported by this version; expected {self.expected}"
+            )
+        return ""
+
+    def write(self, value: str) -> str:
+        return '""'
+
+
+class OneThread(Type[int]):
+    """Units run in the main thread, where signals and limits can act on them."""
+
+    expected = "1"
+
+    def read(self, given: Given) -> int:
+        threads = Integer(1, 1024).read(given)
+        if threads != 1:
+            raise given.wrong(
+                Code.UNSUPPORTED_VALUE,
+                f"more than one thread is not supported by this version; expected {self.expected}, got {threads}",
+            )
+        return threads
+
+    def write(self, value: int) -> str:
+        return str(value)
+
+
+def _key(
+    name: str, kept_as: Type[Any], doc: str, *, of: Any = None, default: Any = None, kinds: Any = KINDS, field: str = ""
+) -> Key:
+    """A key; its default is given, or that of the field of the class ``of``."""
+    field = field or name
+    if default is None and of is not None:
+        default = next(one for one in dataclasses.fields(of) if one.name == field).default
+        default = REQUIRED if default is dataclasses.MISSING else default
+    return Key(name=name, type=kept_as, doc=doc, field=field, default=default, kinds=frozenset(kinds))
+
+
+def _unbuilt(doc: str, *names: str, kinds: Any = KINDS) -> tuple[Key, ...]:
+    return tuple(_key(name, Boolean(), doc, default=UNBUILT, kinds=kinds) for name in names)
+
+
+DAEMON = Table(
+    title="procman",
+    doc="The daemon itself. The whole table may be left out.",
+    keys=(
+        _key(
+            "control",
+            ListOf(Endpoint()),
+            "Where `procmanctl` and Circus clients connect; mode 0600. A list opens several.",
+            default=Computed("`ipc://STATE_DIR/control.sock`"),
+        ),
+        _key(
+            "events",
+            Endpoint(),
+            "Where events are published.",
+            default=Computed("`ipc://STATE_DIR/events.sock`"),
+        ),
+        _key(
+            "state_dir",
+            FilePath("a directory"),
+            "Sockets, scoreboard, embedded database. Made with mode 0700 when it is missing.",
+            default=Computed("`var` beside the file"),
+        ),
+        _key("dashboard", NoDashboard(), "Address of the dashboard.", of=DaemonSpec),
+        _key(
+            "log_format", Word(("text", "json"), str), "One line per event, for people or for machines.", of=DaemonSpec
+        ),
+        _key(
+            "stop_timeout",
+            Duration(),
+            "How long units may run on after SIGTERM; also the default of every pool.",
+            of=DaemonSpec,
+        ),
+        *_unbuilt("CURVE keys for control over tcp.", "auth"),
+    ),
+)
+
+DATABASE = Table(
+    title="database",
+    doc="The one thing processes share. Without this table, and without `$PROCMAN_DATABASE_URL`, there is no database.",
+    keys=(
+        _key(
+            "url",
+            DatabaseUrl(),
+            "`embedded` runs a private PostgreSQL in the state directory. `$PROCMAN_DATABASE_URL` overrides it.",
+            default=REQUIRED,
+        ),
+        _key("databases", Databases(), "More databases on the same server, for cron and jobs.", default=()),
+        *_unbuilt("Odoo's sequences instead of procman's own signals.", "signaling"),
+    ),
+)
+
+LIMITS = Table(
+    title="pools.NAME.limits",
+    doc='When a worker is replaced or a unit is ended. A limit that is left out, or `"none"`, does not exist.',
+    keys=tuple(
+        _key(name, kept_as, doc, of=Limits, kinds=WITH_UNITS)
+        for name, kept_as, doc in (
+            ("memory_soft", OrNone(Size(optional=True)), "After the unit, a worker that uses more is replaced."),
+            (
+                "memory_hard",
+                OrNone(Size(optional=True)),
+                "During the unit, allocating more fails: private memory (RLIMIT_DATA), not reserved address space.",
+            ),
+            ("memory_metric", member_of(MemoryMetric), "What `memory_soft` is compared with."),
+            ("time_cpu", OrNone(Duration(optional=True)), "CPU time of one unit."),
+            ("time_real", OrNone(Duration(optional=True)), "Real time of one unit."),
+            ("requests", OrNone(Integer(1, zero_is_at_once=True)), "A worker is replaced after this many units."),
+            (
+                "requests_jitter",
+                Integer(0),
+                "Up to this many units more, at random, so that workers don't go all at once.",
+            ),
+            ("age", OrNone(Duration(optional=True)), "A worker older than this is replaced."),
+            ("age_jitter", Duration(zero=True), "Up to this much older, at random."),
+        )
+    ),
+)
+
+BACKOFF = Table(
+    title="pools.NAME.backoff",
+    doc="How long to wait before a worker that died young is started again: longer each time, at random up to that.",
+    keys=(
+        _key("first", Duration(), "The first wait.", of=Backoff),
+        _key("factor", Fraction(1, 100), "By how much each wait is longer than the one before.", of=Backoff),
+        _key("most", Duration(), "No wait is longer.", of=Backoff),
+        _key("lived", Duration(), "A worker that was ready for this long did not die young.", of=Backoff),
+    ),
+)
+
+_WITH_WEB_APP = {Kind.HTTP, Kind.LONGPOLLING}
+
+POOL = Table(
+    title="pools.NAME",
+    doc="A pool of workers. At least one is needed, and each needs its `kind`.",
+    keys=(
+        _key("kind", member_of(Kind, Kind.POSTGRES), "What the workers do.", default=REQUIRED),
+        # What a kind works on.
+        _key(
+            "app",
+            Application(),
+            "WSGI application, `module:callable`, or a factory of one, `module:factory()`.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        _key(
+            "app",
+            Application(),
+            "The application whose modules know the bus; without one, only the bus is served.",
+            default=Computed("none"),
+            kinds={Kind.LONGPOLLING},
+        ),
+        _key(
+            "app",
+            ListOf(Module()),
+            "Modules to import: their `@procman.cron` functions run.",
+            of=CronWork,
+            field="modules",
+            kinds={Kind.CRON},
+        ),
+        _key("bind", ListOf(ListenAddress()), "Where to listen.", of=HttpWork, field="binds", kinds=_WITH_WEB_APP),
+        _key("channels", Channels(), "Channels and their capacities.", default="root:1", kinds={Kind.JOBRUNNER}),
+        _key(
+            "target",
+            Text("the name of a pool"),
+            "The http pool that runs the jobs.",
+            default=Computed("the only http pool"),
+            kinds={Kind.JOBRUNNER},
+        ),
+        _key(
+            "url",
+            HttpUrl(),
+            "A server that runs the jobs, instead of a pool.",
+            default=Computed("none"),
+            kinds={Kind.JOBRUNNER},
+        ),
+        _key("command", Command(), "Program and arguments; there is no shell.", of=ExecWork, kinds={Kind.EXEC}),
+        _key("workers", Workers(), '`"auto"`: twice the cores the process may use, plus one.', of=PoolSpec),
+        _key(
+            "threads",
+            OneThread(),
+            "Threads per worker.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        # How an http pool speaks HTTP.
+        _key(
+            "keepalive",
+            Duration(zero=True),
+            "How long an idle connection is kept for the next request; 0 closes it after each.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        _key(
+            "header_timeout", Duration(), "How long a request's head may take to come.", of=HttpWork, kinds={Kind.HTTP}
+        ),
+        _key("max_body", Size(), "A longer request body is refused with 413.", of=HttpWork, kinds={Kind.HTTP}),
+        _key("body_buffer", Size(), "A longer request body goes to disk.", of=HttpWork, kinds={Kind.HTTP}),
+        *_unbuilt("", "max_connections", "trusted_proxies", "certfile", "keyfile", "access_log", kinds={Kind.HTTP}),
+        _key(
+            "poll_timeout",
+            Duration(),
+            "A long poll without news is answered after this.",
+            of=LongpollingWork,
+            kinds={Kind.LONGPOLLING},
+        ),
+        _key(
+            "ready",
+            Ready(),
+            '`"alive"`: ready after `start_seconds`; `"notify"`: when it says so by sd_notify(3).',
+            of=ExecWork,
+            field="notify",
+            kinds={Kind.EXEC},
+        ),
+        _key(
+            "start_seconds",
+            Duration(zero=True),
+            "A command that has lived for this long is ready.",
+            of=ExecWork,
+            kinds={Kind.EXEC},
+        ),
+        # How any pool is kept.
+        _key("autostart", Boolean(), "Start the pool with the daemon.", of=PoolSpec),
+        _key("essential", Boolean(), "When this pool is given up, the daemon stops.", of=PoolSpec),
+        _key(
+            "depends_on",
+            ListOf(Text("the name of a pool"), empty=True),
+            "Pools to be ready before this one starts.",
+            of=PoolSpec,
+        ),
+        _key("start_timeout", Duration(), "How long a worker, or the import, may take until it is ready.", of=PoolSpec),
+        _key(
+            "stop_timeout",
+            Duration(),
+            "How long a worker may take to finish its unit.",
+            default=Computed("that of `[procman]`"),
+        ),
+        _key(
+            "stop_signal",
+            SignalName(),
+            "What asks a command to stop. Workers of the other kinds are asked over their channel.",
+            of=PoolSpec,
+        ),
+        _key("kill_timeout", Duration(), "From the dump of a stuck worker's stacks to SIGKILL.", of=PoolSpec),
+        _key("max_restarts", Integer(1), "So many young deaths within `restart_window` park the pool.", of=PoolSpec),
+        _key("restart_window", Duration(), "See `max_restarts`.", of=PoolSpec),
+        # What its processes run in.
+        _key(
+            "working_dir",
+            FilePath("a directory"),
+            "Working directory, and first on `sys.path`.",
+            default=Computed("the directory of the file"),
+        ),
+        _key("env", Variables(), "Environment variables, beside those of the daemon.", of=PoolSpec),
+        _key(
+            "env_file",
+            ListOf(FilePath("a file")),
+            "Files of `NAME=VALUE` lines, read with the configuration; `env` wins over them.",
+            default=Computed("none"),
+        ),
+        _key("user", Account("user"), "User to run as.", of=PoolSpec),
+        _key("group", Account("group"), "Group to run as.", of=PoolSpec),
+        _key("umask", Umask(), "Mask of permissions of new files.", of=PoolSpec),
+        _key("nice", Integer(-20, 19), "Scheduling priority; more is nicer to others.", of=PoolSpec),
+        _key("rlimits", ResourceLimits(), "Resource limits, setrlimit(2).", of=PoolSpec),
+        *_unbuilt("", "stdout", "stderr", "hooks", "reload"),
+        _key("limits", Nested(LIMITS, Limits), "See below.", default=Limits(), kinds=WITH_UNITS),
+        _key("backoff", Nested(BACKOFF, Backoff), "See below.", default=Backoff()),
+    ),
+)

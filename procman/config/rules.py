@@ -1,0 +1,227 @@
+"""What no single value can tell: names that must exist, addresses taken twice, limits that contradict each other.
+
+Each rule looks at the whole draft and says everything that is wrong by it. A draft may have holes where a value
+was refused; that has been reported, and no rule reports it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
+from procman.config.values import Size
+from procman.core.spec import Address, Kind, Limits, PassedSocket, TcpAddress, UnixAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from procman.config.problems import Path
+
+POSTGRES = "postgres"
+_WITH_DATABASE = (Kind.CRON, Kind.JOBRUNNER, Kind.LONGPOLLING)
+_ANY_HOST = ("0.0.0.0", "::")
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolDraft:
+    """A pool as far as it could be read: ``given`` the keys in the file, ``fields`` those of the specification."""
+
+    name: str
+    kind: Kind | None
+    given: dict[str, Any]
+    fields: dict[str, Any]
+
+    def path(self, *parts: str | int) -> Path:
+        """The place of something in this pool's table."""
+        return ("pools", self.name, *parts)
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """The configuration as far as it could be read. ``database_url`` is "" when one was given and refused."""
+
+    daemon: dict[str, Any] = field(default_factory=dict)
+    daemon_given: dict[str, Any] = field(default_factory=dict)
+    database: dict[str, Any] = field(default_factory=dict)
+    database_url: str | None = None
+    embedded: bool = False
+    pools: list[PoolDraft] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """Every name that `depends_on` may give."""
+        return [pool.name for pool in self.pools] + ([POSTGRES] if self.embedded else [])
+
+    def of_kind(self, kind: Kind) -> list[PoolDraft]:
+        """The pools of one kind."""
+        return [pool for pool in self.pools if pool.kind is kind]
+
+
+def check(draft: Draft) -> Iterator[Problem]:
+    """Everything that is wrong by the rules."""
+    for rule in (_names, _dependencies, _circles, _targets, _databases, _addresses, _limits, _backoffs, _runners):
+        yield from rule(draft)
+
+
+def _names(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.pools:
+        if draft.embedded and pool.name == POSTGRES:
+            message = 'the name is taken by the embedded database ([database] url = "embedded")'
+            yield Problem(Code.RESERVED, pool.path(), message, at_key=True)
+
+
+def _dependencies(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.pools:
+        for index, name in enumerate(pool.fields.get("depends_on", ())):
+            if name not in draft.names():
+                path = _item(pool.path("depends_on"), pool.given, index)
+                yield Problem(Code.UNKNOWN_POOL, path, f"there is no pool {quoted(name)}{_meant(name, draft.names())}")
+
+
+def _item(path: Path, table: dict[str, Any], index: int) -> Path:
+    """The place of one item of a list, or of the one value that stands instead of a list."""
+    return (*path, index) if isinstance(table.get(str(path[-1])), list) else path
+
+
+def _meant(name: str, names: list[str]) -> str:
+    return suggestion(name, names) or (f"; there is {words(names, 'and')}" if names else "")
+
+
+def _circles(draft: Draft) -> Iterator[Problem]:
+    waits_for = {pool.name: pool.fields.get("depends_on", ()) for pool in draft.pools}
+    done: set[str] = set()
+    for name in waits_for:
+        circle = _circle(name, waits_for, done, [])
+        if circle:
+            message = f"these pools wait for each other: {' → '.join([*circle, circle[0]])}"
+            yield Problem(Code.CYCLE, ("pools", circle[0], "depends_on"), message)
+
+
+def _circle(name: str, waits_for: dict[str, tuple[str, ...]], done: set[str], way: list[str]) -> list[str] | None:
+    """The first circle on the ways that lead from here, each pool being left for good when all its ways are known."""
+    if name in way:
+        return way[way.index(name) :]
+    if name in done:
+        return None
+    done.add(name)
+    for other in waits_for.get(name, ()):
+        if circle := _circle(other, waits_for, done, [*way, name]):
+            return circle
+    return None
+
+
+def _targets(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.of_kind(Kind.JOBRUNNER):
+        if "target" in pool.given and "url" in pool.given:
+            message = "target and url say both where the jobs run; expected one of them"
+            yield Problem(Code.CONTRADICTION, pool.path("url"), message, at_key=True)
+        elif "url" not in pool.given:
+            yield from _target(pool, draft)
+
+
+def _target(pool: PoolDraft, draft: Draft) -> Iterator[Problem]:
+    http = [other.name for other in draft.of_kind(Kind.HTTP)]
+    if "target" not in pool.given:
+        if not http:
+            yield Problem(Code.TARGET, pool.path(), "there is no http pool to run the jobs in; add one, or give url")
+        elif len(http) > 1:
+            message = f"which http pool is to run the jobs? expected target = {words(http)}"
+            yield Problem(Code.TARGET, pool.path(), message)
+    elif (target := pool.fields.get("target")) is not None and target not in http:
+        existing = next((other for other in draft.pools if other.name == target), None)
+        if existing is None:
+            message = f"there is no pool {quoted(target)}{_meant(target, http)}"
+            yield Problem(Code.TARGET, pool.path("target"), message)
+        elif existing.kind is not None:
+            message = f'expected a pool of kind "http", got {quoted(target)} of kind "{existing.kind}"'
+            yield Problem(Code.TARGET, pool.path("target"), message)
+    found = target_of(pool, draft)
+    binds = found.fields.get("binds") if found else None
+    if found and binds and all(isinstance(bind, PassedSocket) for bind in binds):
+        message = f"the address of pool {quoted(found.name)} is not known before systemd passes it; give url"
+        yield Problem(Code.TARGET, pool.path("target"), message)
+
+
+def target_of(pool: PoolDraft, draft: Draft) -> PoolDraft | None:
+    """The http pool that runs the jobs of this job runner; None when there is not exactly one."""
+    http = draft.of_kind(Kind.HTTP)
+    if "target" in pool.given:
+        http = [other for other in http if other.name == pool.fields.get("target")]
+    return http[0] if len(http) == 1 and "url" not in pool.given else None
+
+
+def _databases(draft: Draft) -> Iterator[Problem]:
+    if draft.database_url is not None:
+        return
+    for pool in draft.pools:
+        if pool.kind in _WITH_DATABASE:
+            message = (
+                f'kind "{pool.kind}" needs a database; expected [database] with url = "embedded" or a PostgreSQL URI'
+            )
+            yield Problem(Code.DATABASE, pool.path("kind"), message)
+
+
+def _addresses(draft: Draft) -> Iterator[Problem]:
+    taken: list[tuple[Address, str]] = []
+    for path, address in _all_addresses(draft):
+        holder = next((holder for other, holder in taken if _same(address, other)), None)
+        if holder is None:
+            taken.append((address, dotted(path[:2])))
+        else:
+            yield Problem(Code.TAKEN, path, f"the address {address} is taken by {holder}")
+
+
+def _all_addresses(draft: Draft) -> Iterator[tuple[Path, Address]]:
+    for index, endpoint in enumerate(draft.daemon.get("control", ())):
+        path = _item(("procman", "control"), draft.daemon_given, index)
+        yield path, UnixAddress(path=endpoint.removeprefix("ipc://"))
+    if "events" in draft.daemon:
+        yield ("procman", "events"), UnixAddress(path=draft.daemon["events"].removeprefix("ipc://"))
+    for pool in draft.pools:
+        for index, address in enumerate(pool.fields.get("binds", ())):
+            yield _item(pool.path("bind"), pool.given, index), address
+
+
+def _same(one: Address, other: Address) -> bool:
+    """Binding the one makes binding the other fail with EADDRINUSE, bind(2)."""
+    if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
+        if one.port != other.port or one.port == 0:
+            return False
+        family = (":" in one.host) == (":" in other.host)
+        return one.host == other.host or (family and bool({one.host, other.host} & set(_ANY_HOST)))
+    return one == other
+
+
+def _limits(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.pools:
+        limits = pool.fields.get("limits", Limits())
+        soft, hard = limits.memory_soft, limits.memory_hard
+        if soft is not None and hard is not None and soft > hard:
+            size = Size()
+            message = (
+                f"expected at most memory_hard, which is {size.write(hard)}, got {size.write(soft)}: "
+                "it would never be reached"
+            )
+            yield Problem(Code.CONTRADICTION, pool.path("limits", "memory_soft"), message)
+        if limits.requests_jitter and limits.requests is None:
+            message = "jitter of a limit that does not exist; expected requests as well"
+            yield Problem(Code.CONTRADICTION, pool.path("limits", "requests_jitter"), message)
+        if limits.age_jitter and limits.age is None:
+            message = "jitter of a limit that does not exist; expected age as well"
+            yield Problem(Code.CONTRADICTION, pool.path("limits", "age_jitter"), message)
+
+
+def _backoffs(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.pools:
+        backoff = pool.fields.get("backoff")
+        if backoff is not None and backoff.first > backoff.most:
+            message = f"expected at least first, which is {backoff.first:g} s, got {backoff.most:g} s"
+            given = "most" if "most" in pool.given["backoff"] else "first"
+            yield Problem(Code.CONTRADICTION, pool.path("backoff", given), message)
+
+
+def _runners(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.of_kind(Kind.JOBRUNNER):
+        if pool.fields.get("workers", 1) > 1:
+            message = "more than one job runner at a time is not supported by this version; expected 1"
+            yield Problem(Code.UNSUPPORTED_VALUE, pool.path("workers"), message)

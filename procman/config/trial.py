@@ -1,0 +1,137 @@
+"""What ``--check`` tries beyond reading: what can be seen without starting, importing or binding anything.
+
+Of a module nothing is executed: it is looked up as an import would look it up, from the pool's working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING
+
+from procman.config.problems import Code, Problem
+from procman.config.reader import load
+from procman.config.words import group_name, user_name
+from procman.core.spec import CronWork, ExecWork, HttpWork, LongpollingWork, UnixAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from procman.config.problems import Path
+    from procman.core.spec import DaemonSpec, PoolSpec
+
+
+def check(path: str, environ: Mapping[str, str], *, uid: int | None = None) -> DaemonSpec:
+    """Read the file and try what can be tried; raises ConfigurationError as `procman.config.read` does.
+
+    ``uid`` is the user that the daemon is going to run as; the default is the user who asks.
+    """
+    uid = os.geteuid() if uid is None else uid
+    loaded = load(path, environ)
+    problems = [*_daemon(loaded.spec)]
+    for pool in loaded.spec.pools:
+        problems += [*_directories(pool), *_modules(pool), *_command(pool, environ), *_permissions(pool, uid)]
+    if problems:
+        raise loaded.error(problems)
+    return loaded.spec
+
+
+def _daemon(spec: DaemonSpec) -> Iterator[Problem]:
+    yield from _writable(spec.state_dir, ("procman", "state_dir"))
+
+
+def _writable(directory: str, path: Path) -> Iterator[Problem]:
+    """The directory can be written, or can be made."""
+    existing = directory
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        yield Problem(Code.NO_DIRECTORY, path, f"{existing} is not a directory")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        what = "written" if existing == directory else "made"
+        yield Problem(Code.NO_DIRECTORY, path, f"{directory} can't be {what}: no permission in {existing}")
+
+
+def _directories(pool: PoolSpec) -> Iterator[Problem]:
+    if not os.path.isdir(pool.working_dir):
+        yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "working_dir"), f"{pool.working_dir} is not a directory")
+    if isinstance(pool.work, HttpWork | LongpollingWork):
+        for bind in pool.work.binds:
+            if isinstance(bind, UnixAddress) and not os.path.isdir(os.path.dirname(bind.path)):
+                message = f"{os.path.dirname(bind.path)} is not a directory, so {bind} can't be bound"
+                yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "bind"), message)
+
+
+def _modules(pool: PoolSpec) -> Iterator[Problem]:
+    match pool.work:
+        case CronWork():
+            modules = pool.work.modules
+        case HttpWork() | LongpollingWork() if pool.work.app:
+            modules = (pool.work.app.partition(":")[0],)
+        case _:
+            return
+    paths = [pool.working_dir, *_python_path(pool), *sys.path]
+    for module in modules:
+        missing = missing_module(module, paths)
+        if missing:
+            where = "the working directory and on sys.path"
+            yield Problem(Code.NO_MODULE, ("pools", pool.name, "app"), f"no module named {missing!r} in {where}")
+
+
+def _python_path(pool: PoolSpec) -> list[str]:
+    return [path for path in dict(pool.env).get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def missing_module(name: str, paths: Sequence[str]) -> str | None:
+    """The first part of the dotted name that would not be found on these paths; None when all would."""
+    parts = name.split(".")
+    if parts[0] in sys.modules or parts[0] in sys.builtin_module_names:
+        # Found already, perhaps by a finder of its own, as for packages installed in place.
+        found = getattr(sys.modules.get(parts[0]), "__path__", None)
+        where = None if found is None else list(found)
+        start = 1
+    else:
+        where, start = list(paths), 0
+    for index in range(start, len(parts)):
+        dotted = ".".join(parts[: index + 1])
+        spec = None if where is None else PathFinder.find_spec(dotted, where)
+        if spec is None:
+            return None if index == 0 and _found_otherwise(dotted) else dotted
+        where = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+    return None
+
+
+def _found_otherwise(name: str) -> bool:
+    """A finder other than the one for paths knows the module; what is in it is then left to the import."""
+    return any(
+        finder.find_spec(name, None) is not None
+        for finder in sys.meta_path
+        if finder is not PathFinder and hasattr(finder, "find_spec")
+    )
+
+
+def _command(pool: PoolSpec, environ: Mapping[str, str]) -> Iterator[Problem]:
+    if not isinstance(pool.work, ExecWork):
+        return
+    program = pool.work.command[0]
+    search = dict(pool.env).get("PATH", environ.get("PATH", os.defpath))
+    found = os.path.join(pool.working_dir, program) if "/" in program else program
+    if shutil.which(found, path=search) is None:
+        where = "" if "/" in program else f" on PATH ({search})"
+        message = f"there is no program {found}{where} that can be executed"
+        yield Problem(Code.NO_COMMAND, ("pools", pool.name, "command", 0), message)
+
+
+def _permissions(pool: PoolSpec, uid: int) -> Iterator[Problem]:
+    if uid == 0:
+        return
+    mine = (("user", pool.user, user_name(str(uid))), ("group", pool.group, group_name(str(os.getegid()))))
+    for key, wanted, current in mine:
+        if wanted is not None and wanted != current:
+            message = f"only root can run a pool as the {key} {wanted}"
+            yield Problem(Code.NOT_PERMITTED, ("pools", pool.name, key), message)
+    if pool.nice is not None and pool.nice < os.nice(0):
+        message = f"only root can be less nice than the daemon itself, got {pool.nice}"
+        yield Problem(Code.NOT_PERMITTED, ("pools", pool.name, "nice"), message)
