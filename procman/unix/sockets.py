@@ -93,7 +93,8 @@ def _who_listens(port: int) -> str | None:
     """The process that listens on the port, as far as we may know: others' descriptors need privileges."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            here = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and here and here.port == port and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except (psutil.Error, OSError):
         pass  # the name only helps; the error itself is told in any case

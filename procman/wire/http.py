@@ -46,10 +46,11 @@ class RequestLimits:
 class Request:
     """One complete request.
 
-    ``path`` is decoded from per cents, ``query`` is not. ``headers`` are in the order they came, their names in
-    lower case, without the white space around values. ``body`` is None when there is none, else rewound;
-    ``body_size`` is its real size also when it came in chunks. ``authority`` is that of an absolute-form target,
-    which outweighs the Host header (RFC 9112 section 3.2.2).
+    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``headers`` are in the order they
+    came, their names in lower case, without the white space around values; ``fields`` has the last value of
+    each name. ``body`` is None when there is none, else rewound; ``body_size`` is its real size also when it
+    came in chunks. ``authority`` is that of an absolute-form target, which outweighs the Host header (RFC 9112
+    section 3.2.2).
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Request:
         "method",
         "path",
         "query",
+        "raw_path",
         "target",
         "version",
     )
@@ -71,10 +73,11 @@ class Request:
         self.target = target
         self.version = version
         self.path = b""
+        self.raw_path = ""
         self.query = b""
         self.authority: bytes | None = None
         self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[bytes, bytes] = {}  # the last value of each name
+        self.fields: dict[bytes, bytes] = {}
         self.keep_alive = True
         self.body: BinaryIO | None = None
         self.body_size = 0
@@ -251,9 +254,12 @@ class RequestParser:
         if target.startswith(b"/"):
             path, _, request.query = target.partition(b"?")
             request.path = unquote_to_bytes(path) if b"%" in path else path
+            request.raw_path = path.decode("ascii")  # llhttp lets nothing else pass
         elif target != b"*":
             self._read_absolute(request)
-        elif request.method != "OPTIONS":
+        elif request.method == "OPTIONS":
+            request.raw_path = "*"
+        else:
             self._refuse("only OPTIONS may ask for *")
 
     def _read_absolute(self, request: Request) -> None:
@@ -262,7 +268,9 @@ class RequestParser:
             self._refuse("malformed request target")
         else:
             request.authority = match[1]
-            request.path = unquote_to_bytes(match[2] or b"/")
+            path = match[2] or b"/"
+            request.path = unquote_to_bytes(path)
+            request.raw_path = path.decode("ascii")
             request.query = match[3] or b""
 
     def _check_host(self, request: Request) -> None:

@@ -186,6 +186,11 @@ class Child:
         if self.retiring is None:
             self.check_limits()
 
+    @property
+    def age_deadline(self) -> float | None:
+        """When `check_limits` retires this worker for its age, on CLOCK_MONOTONIC; None: never."""
+        return self._age_deadline
+
     def check_limits(self) -> None:
         """Retire if a limit between units is reached."""
         if self._most_requests is not None and self.record.requests >= self._most_requests:

@@ -1,0 +1,164 @@
+"""One request as a unit of work: the application's call, the transaction around it, the limits on it.
+
+What can go wrong, and what the client gets: the application raises - 500; a limit ends the unit - 503, and the
+worker retires; PostgreSQL is away, or the transaction lost against another one - 503 with Retry-After, because
+the same request may well succeed; the client is gone - nothing. In every case the transaction is rolled back.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from procman.errors import DatabaseUnavailable, UnitAborted
+from procman.wire.response import plain
+from procman.workers.wsgi import ClientGone, Exchange, make_environ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.wire.http import Request
+    from procman.workers.child import Child
+    from procman.workers.http_connection import Connection
+
+log = logging.getLogger("procman.http")
+
+RUN_JOB = b"/queue_job/runjob"
+# PostgreSQL, appendix A: serialization_failure and deadlock_detected.
+_LOST_AGAINST_ANOTHER = ("40001", "40P01")
+
+
+class Units:
+    """Runs the units of this worker, one at a time, in the main thread."""
+
+    def __init__(self, child: Child, application: Any) -> None:
+        self._child = child
+        self._application = application
+        self._signaling: Any = None
+        self._run_job: Callable[..., Any] | None = None
+        if child.database is not None:
+            # Without a database neither is loaded, and /queue_job/runjob is the application's own affair.
+            from procman import signaling
+            from procman.jobs import execute
+
+            self._signaling = signaling
+            self._run_job = execute.run
+
+    def serve(self, request: Request, connection: Connection) -> None:
+        """Answer the request: everything from the call of the application to the first attempt to send."""
+        if request.path == RUN_JOB and request.method == "GET" and self._run_job is not None:
+            self._serve_job(request, connection)
+            return
+        environ = make_environ(request, connection.base, connection.peer)
+        exchange = Exchange(request, connection)
+        if self._signaling is None:
+            work = partial(exchange.run, self._application, environ)
+        else:
+            work = partial(self._transact, exchange, environ)
+        self._run_unit(f"{request.method} {request.raw_path}", exchange, work)
+        if request.body is not None:
+            request.body.close()
+
+    def _transact(self, exchange: Exchange, environ: dict[str, Any]) -> int:
+        """Call the application in a transaction, which is free as long as nothing uses it."""
+        transaction = self._signaling.begin()
+        exchange.held = lambda: transaction.opened
+        try:
+            status = exchange.run(self._application, environ)
+            if status < 500:
+                transaction.commit()
+            else:
+                transaction.rollback()
+        except BaseException:
+            transaction.rollback()
+            raise
+        return status
+
+    # -- the unit ------------------------------------------------------------------------------------------
+
+    def _run_unit(self, name: str, exchange: Exchange, work: Callable[[], int]) -> None:
+        """Bracket ``work``, which returns a status, as a unit, and send what has come of it."""
+        child = self._child
+        status = 500
+        ended = False
+        try:
+            child.begin_unit(name)
+            try:
+                status = self._attempt(name, exchange, work)
+            finally:
+                child.end_unit(failed=status >= 500)
+                ended = True
+        except UnitAborted:
+            # It struck while the first one was being dealt with. After end_unit() it can't any more.
+            if not ended:
+                child.end_unit(failed=True)
+            self._roll_back_leftover()
+            exchange.replace(*plain(503))
+        if exchange.client.closed:
+            exchange.drop_file()
+        else:
+            exchange.finish()
+
+    def _attempt(self, name: str, exchange: Exchange, work: Callable[[], int]) -> int:
+        try:
+            return work()
+        except UnitAborted as aborted:
+            self._roll_back_leftover()
+            log.warning("%s was ended: %s", name, aborted.reason)
+            return _answer(exchange, 503)
+        except DatabaseUnavailable as error:
+            log.warning("%s found no database: %s", name, error)
+            return _answer(exchange, 503, retry_after=1)
+        except ClientGone as gone:
+            log.info("%s was not finished: the client %s", name, gone)
+            exchange.client.abort()
+            return 499
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # The application's boundary: whatever it raises is the answer to this one request.
+            if getattr(error, "pgcode", None) in _LOST_AGAINST_ANOTHER:
+                log.info("%s lost against another transaction: %s", name, str(error).strip())
+                return _answer(exchange, 503, retry_after=0)
+            log.exception("%s failed", name)
+            return _answer(exchange, 500)
+
+    def _roll_back_leftover(self) -> None:
+        # A signal may strike in the instant in which the transaction has begun and nobody knows it yet.
+        if self._signaling is not None and (transaction := self._signaling.current()) is not None:
+            transaction.rollback()
+
+    # -- jobs ----------------------------------------------------------------------------------------------
+
+    def _serve_job(self, request: Request, connection: Connection) -> None:
+        """Run the job that the job runner of this machine asks for."""
+        exchange = Exchange(request, connection)
+        asked = parse_qs(request.query.decode("latin-1"))
+        database, uuid = asked.get("db", [""])[0], asked.get("job_uuid", [""])[0]
+        if not _is_local(request, connection.peer[0]):
+            exchange.replace(*plain(403, "jobs are run for this machine only"))
+        elif not database or not uuid:
+            exchange.replace(*plain(400, "db and job_uuid are needed"))
+        else:
+            self._run_unit(f"job {uuid}", exchange, lambda: self._job(database, uuid, exchange))
+            return
+        exchange.finish()
+
+    def _job(self, database: str, uuid: str, exchange: Exchange) -> int:
+        assert self._run_job is not None
+        outcome = self._run_job(database, uuid, worker=self._child.name)
+        exchange.replace(*plain(outcome.status))
+        return 500 if outcome.failed else 200
+
+
+def _answer(exchange: Exchange, status: int, *, retry_after: int | None = None) -> int:
+    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
+    exchange.replace(*plain(status, headers=headers))
+    return status
+
+
+def _is_local(request: Request, address: str) -> bool:
+    """Asked from this machine, and not by a proxy on it for somebody else."""
+    if any(name in request.fields for name in (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")):
+        return False
+    return address == "" or address == "::1" or address.removeprefix("::ffff:").startswith("127.")

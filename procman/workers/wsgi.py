@@ -1,0 +1,367 @@
+"""The application's side of a request: PEP 3333.
+
+An `Exchange` is one call. It collects what the application says and lets it out when nothing can go wrong any
+more: a response that is complete is sent after the unit has committed, so that whoever reads the answer to a
+write sees what was written. Only when a response grows beyond `MOST_COLLECTED`, or comes piece by piece while
+no transaction is open, it streams; then its end is what is held back until the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Protocol
+
+from procman.wire.response import LAST_CHUNK, ResponseHead, chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from procman.wire.http import Request
+
+MOST_COLLECTED = 1024 * 1024  # bytes of a response that wait for the commit
+_BLOCK = 64 * 1024
+
+# Header -> environ key; "" for what the server itself has used up. Names with an underscore would get the key
+# of their twin with a dash (RFC 3875 section 4.1.18), which a proxy in front may have checked or removed: they
+# are left out.
+_KEYS = {
+    b"content-type": "CONTENT_TYPE",
+    b"content-length": "",
+    b"transfer-encoding": "",
+    b"expect": "",
+}
+_MOST_KEYS = 512
+
+
+class ClientGone(Exception):
+    """The client went away, or does not read, while its response was streamed."""
+
+
+class Client(Protocol):
+    """Where a response goes: a connection."""
+
+    closed: bool
+
+    def head(self, request: Request, head: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
+        """The head on the wire; ``keep`` says that the connection may be kept after this response."""
+
+    def send(self, parts: list[bytes]) -> None:
+        """Send at once what the kernel takes and the rest when it can."""
+
+    def send_file(self, head: bytes, file: FileWrapper, region: tuple[int, int, int]) -> None:
+        """Send the head and a region (descriptor, offset, size) of a file, and close the file afterwards."""
+
+    def stream(self, data: bytes) -> None:
+        """Send, and wait while too much is waiting already. Raises ClientGone."""
+
+    def abort(self) -> None:
+        """Break the connection, so that the client can't take what it has got for the whole response."""
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``: a file as a response, sent by the kernel when it is a regular file."""
+
+    def __init__(self, filelike: Any, block_size: int = _BLOCK) -> None:
+        self._file = filelike
+        self._block_size = block_size
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> bytes:
+        data: bytes = self._file.read(self._block_size)
+        if not data:
+            raise StopIteration
+        return data
+
+    def region(self) -> tuple[int, int, int] | None:
+        """Descriptor, offset and size of what is left to be read; None when it isn't a regular file."""
+        try:
+            fd: int = self._file.fileno()
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            offset: int = self._file.tell()
+        except (AttributeError, OSError, ValueError):
+            return None
+        return fd, offset, max(0, status.st_size - offset)
+
+
+class Exchange:
+    """One call of the application: its start_response, its write, its blocks."""
+
+    __slots__ = (
+        "_blocks",
+        "_chunked",
+        "_file",
+        "_is_head",
+        "_sent",
+        "_size",
+        "client",
+        "head",
+        "held",
+        "request",
+        "streams",
+    )
+
+    def __init__(self, request: Request, client: Client) -> None:
+        self.request = request
+        self.head: ResponseHead | None = None
+        self.streams = False  # something has gone out already
+        self.client = client
+        self.held: Callable[[], bool] = _nothing_is_held  # a transaction is open: let nothing out before its end
+        self._is_head = request.method == "HEAD"
+        self._blocks: list[bytes] = []
+        self._size = 0
+        self._sent = 0
+        self._chunked = False
+        self._file: tuple[FileWrapper, tuple[int, int, int]] | None = None
+
+    # -- what the application calls ------------------------------------------------------------------------
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None = None,
+    ) -> Callable[[bytes], None]:
+        """PEP 3333, "The start_response() Callable"."""
+        if exc_info:
+            try:
+                if self.streams and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # the traceback knows this frame: a cycle
+        elif self.head is not None:
+            raise AssertionError("start_response() called again without exc_info")
+        self.head = ResponseHead(status, headers)
+        if not self.streams:
+            # An error page takes the place of what was collected and not sent.
+            self._blocks.clear()
+            self._size = 0
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333, "The write() Callable": also what takes the blocks of the iterable."""
+        if type(data) is not bytes:
+            raise TypeError(f"the application must give bytes, not {type(data).__name__}")
+        if not data:
+            return
+        if self.head is None:
+            raise AssertionError("the application gave data before it called start_response()")
+        if self._silent(self.head):
+            return
+        self._blocks.append(data)
+        self._size += len(data)
+        if self.streams:
+            self._flush()
+        elif self._size > MOST_COLLECTED or not (self.held() or self._complete()):
+            self._begin_to_stream()
+
+    # -- the call ------------------------------------------------------------------------------------------
+
+    def run(self, application: Any, environ: dict[str, Any]) -> int:
+        """Call the application and take in what it returns; its status. Raises whatever it raises."""
+        iterable = application(environ, self.start_response)
+        try:
+            self._take(iterable)
+        finally:
+            if self._file is None and hasattr(iterable, "close"):
+                iterable.close()
+        if self.head is None:
+            raise AssertionError("the application did not call start_response()")
+        return self.head.code
+
+    def _take(self, iterable: Iterable[bytes]) -> None:
+        if type(iterable) in (list, tuple) and not self.streams and self.head is not None:
+            # It is all there: nothing is won by streaming it, however much it is.
+            for block in iterable:
+                if type(block) is not bytes:
+                    raise TypeError(f"the application must give bytes, not {type(block).__name__}")
+                self._blocks.append(block)
+                self._size += len(block)
+            return
+        if type(iterable) is FileWrapper and not self._blocks and not self.streams:
+            region = iterable.region()
+            if region is not None:
+                self._file = iterable, region
+                self._size = region[2]
+                return
+        for block in iterable:
+            self.write(block)
+            if self._is_head and self.head is not None:
+                break  # nobody gets to see the rest
+
+    def _silent(self, head: ResponseHead) -> bool:
+        """No body goes out, whatever the application gives."""
+        return self._is_head or head.bodyless
+
+    def _complete(self) -> bool:
+        """As much as the application has announced is there."""
+        return self.head is not None and self.head.length is not None and self._size >= self.head.length
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """The unit is over and has committed: let go of what was held back."""
+        if self.streams:
+            self._finish_stream()
+        else:
+            self._send_collected()
+
+    def replace(self, head: ResponseHead, body: bytes) -> None:
+        """The unit has failed: answer this instead, or break off when something has gone out already."""
+        self.drop_file()
+        if self.streams:
+            self.client.abort()
+            return
+        self.head = head
+        self._blocks = [body]
+        self._size = len(body)
+
+    def drop_file(self) -> None:
+        """Close the file that will not be sent."""
+        if self._file is not None:
+            close = getattr(self._file[0], "close", None)
+            self._file = None
+            if close is not None:
+                close()
+
+    def _send_collected(self) -> None:
+        head, request, client = self.head, self.request, self.client
+        assert head is not None
+        silent = self._silent(head)
+        framing, keep = b"", True
+        if head.length is None:
+            # To HEAD the size is told where it is known; the blocks of an iterator are not asked for.
+            if not head.bodyless and (self._size or not self._is_head):
+                framing = b"Content-Length: %d\r\n" % self._size
+        elif self._size < head.length:
+            keep = silent  # else closing is all that can tell the client that something is missing
+        elif self._size > head.length:
+            self._cut(head.length)
+        first = client.head(request, head, framing, keep=keep)
+        if silent:
+            self.drop_file()
+            client.send([first])
+        elif self._file is not None:
+            file, (fd, offset, _) = self._file
+            client.send_file(first, file, (fd, offset, self._size))
+        else:
+            client.send([first, *self._blocks])
+
+    def _cut(self, length: int) -> None:
+        # PEP 3333, "Handling the Content-Length Header": never more than was announced.
+        self._size = length
+        if self._file is None:
+            self._blocks = [b"".join(self._blocks)[:length]]
+
+    # -- streaming -----------------------------------------------------------------------------------------
+
+    def _begin_to_stream(self) -> None:
+        head, request = self.head, self.request
+        assert head is not None
+        self.streams = True
+        self._chunked = head.length is None and request.version == "HTTP/1.1"
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
+        # Without a length and without chunks only the end of the connection ends the body.
+        keep = self._chunked or head.length is not None
+        self.client.stream(self.client.head(request, head, framing, keep=keep))
+        self._flush()
+
+    def _flush(self) -> None:
+        head = self.head
+        assert head is not None
+        data = b"".join(self._blocks)
+        if head.length is not None and self._sent + len(data) >= head.length:
+            self._blocks = [data[: head.length - self._sent]]
+            return  # this completes the response: held back for the commit
+        self._blocks.clear()
+        self._sent += len(data)
+        self.client.stream(chunk(data) if self._chunked else data)
+
+    def _finish_stream(self) -> None:
+        head = self.head
+        assert head is not None
+        if self._chunked:
+            self.client.send([LAST_CHUNK])
+        elif head.length is not None and not self._blocks:
+            self.client.abort()  # less than was announced
+        else:
+            self.client.send(self._blocks)
+
+
+def _nothing_is_held() -> bool:
+    return False
+
+
+# -- environ -------------------------------------------------------------------------------------------------
+
+
+def base_environ(server_name: str, server_port: str) -> dict[str, Any]:
+    """What is the same in every request that comes in by one listening socket."""
+    return {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": server_name,
+        "SERVER_PORT": server_port,
+        "SERVER_SOFTWARE": "procman",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,
+    }
+
+
+def make_environ(request: Request, base: dict[str, Any], peer: tuple[str, int]) -> dict[str, Any]:
+    """The environ of one request: PEP 3333, with RFC 3875's names.
+
+    The body has been read and unchunked, so CONTENT_LENGTH is its real size and Transfer-Encoding is no more.
+    """
+    environ = base.copy()
+    environ["REQUEST_METHOD"] = request.method
+    environ["PATH_INFO"] = request.path.decode("latin-1")
+    environ["QUERY_STRING"] = request.query.decode("latin-1")
+    environ["REQUEST_URI"] = request.target.decode("latin-1")
+    environ["SERVER_PROTOCOL"] = request.version
+    environ["REMOTE_ADDR"], port = peer
+    if port:
+        environ["REMOTE_PORT"] = str(port)
+    if request.body is None:
+        environ["wsgi.input"] = BytesIO()
+        if b"content-length" in request.fields:
+            environ["CONTENT_LENGTH"] = "0"
+    else:
+        environ["wsgi.input"] = request.body
+        environ["CONTENT_LENGTH"] = str(request.body_size)
+    for name, value in request.headers:
+        key = _KEYS.get(name)
+        if key is None:
+            key = _environ_key(name)
+        if key:
+            text = value.decode("latin-1")
+            environ[key] = text if key not in environ else _joined(key, environ[key], text)
+    if request.authority is not None:
+        environ["HTTP_HOST"] = request.authority.decode("latin-1")
+    return environ
+
+
+def _environ_key(name: bytes) -> str:
+    key = "" if b"_" in name else "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+    if len(_KEYS) < _MOST_KEYS:
+        _KEYS[name] = key
+    return key
+
+
+def _joined(key: str, first: str, second: str) -> str:
+    # RFC 6265 section 5.4 for cookies, RFC 9110 section 5.3 for all others.
+    return f"{first}; {second}" if key == "HTTP_COOKIE" else f"{first},{second}"
