@@ -6,13 +6,13 @@ import logging
 import os
 import random
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core import lifecycle as say
 from procman.core.pool import describe_status
-from procman.core.spec import Kind
+from procman.core.spec import JobrunnerWork, Kind
 from procman.errors import ChannelClosed
 from procman.unix import process
 from procman.unix.channel import Channel, pair
@@ -196,7 +196,7 @@ class Children:
         self._listen(child)
         child.channel.send(
             say.Boot(
-                pool=child.spec,
+                pool=self._with_known_ports(child.spec),
                 generation=child.generation,
                 seat=seat,
                 database=self.spec.database,
@@ -205,6 +205,12 @@ class Children:
             ),
             *fds,
         )
+
+    def _with_known_ports(self, spec: PoolSpec) -> PoolSpec:
+        if not isinstance(spec.work, JobrunnerWork):
+            return spec
+        addresses = tuple(self._listeners.resolve(address) for address in spec.work.addresses)
+        return replace(spec, work=replace(spec.work, addresses=addresses))
 
     def _fork(self, worker: WorkerProcess, seat: say.Seat, channel_fd: int, dump_fd: int) -> None:
         template = self._templates.get((worker.spec.name, worker.generation))

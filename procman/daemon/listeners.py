@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from procman.core.spec import HttpWork, LongpollingWork
+from procman.core.spec import HttpWork, LongpollingWork, TcpAddress
 from procman.errors import AddressError
 from procman.unix.sockets import bind, unbind
 
@@ -61,9 +62,16 @@ class Listeners:
         """The descriptors for the pool's workers, in the order of its addresses."""
         return [self._sockets[address].fileno() for address in addresses(spec)]
 
+    def resolve(self, address: Address) -> Address:
+        """The address with the port that the kernel chose, where 0 was asked for."""
+        sock = self._sockets.get(address)
+        if sock is None or not isinstance(address, TcpAddress):
+            return address
+        return replace(address, port=sock.getsockname()[1])
+
     def describe(self, spec: PoolSpec) -> list[str]:
-        """Where the pool listens, with the port that the kernel chose where 0 was asked for."""
-        return [_describe(address, self._sockets[address]) for address in addresses(spec)]
+        """Where the pool listens, for people."""
+        return [str(self.resolve(address)) for address in addresses(spec)]
 
 
 def _bind_patiently(address: Address, deadline: float) -> socket.socket:
@@ -78,8 +86,3 @@ def _bind_patiently(address: Address, deadline: float) -> socket.socket:
                 log.warning("%s; trying again until workers of an earlier daemon are gone", error)
                 told = True
             time.sleep(0.05)  # only while starting: nothing is supervised yet
-
-
-def _describe(address: Address, sock: socket.socket) -> str:
-    name = sock.getsockname()
-    return f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"

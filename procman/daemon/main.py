@@ -25,6 +25,7 @@ from procman.core.arbiter import Arbiter
 from procman.daemon.children import Children
 from procman.daemon.commands import Commands
 from procman.daemon.figures import Figures
+from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
 from procman.daemon.loop import Loop
 from procman.daemon.place import Place
@@ -33,7 +34,6 @@ from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
 from procman.unix import process
-from procman.unix.notify import Notifier
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -80,9 +80,8 @@ class Daemon:
         self._events: deque[Event] = deque()
         self._signals: deque[int] = deque()
         self._leave: int | None = None
-        self._notifier = Notifier()
-        self._status = ""
         self._loop = Loop()
+        self._herald = Herald(self._loop)
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.workers for pool in spec.pools)
         self._board = Scoreboard.create(place.scoreboard, records)
         self._listeners = Listeners()
@@ -126,7 +125,7 @@ class Daemon:
             self._on_signal(self._signals.popleft())
         if deadline is not None and monotonic() >= deadline:
             self.emit(ev.Tick())
-        self._notifier.watchdog()
+        self._herald.after_turn()
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -136,6 +135,7 @@ class Daemon:
             if hasattr(self, name):
                 getattr(self, name).close(SHUTDOWN_LINGER)
         self._zmq.term()
+        self._herald.close()
         self._loop.close()
 
     def emit(self, event: Event) -> None:
@@ -148,7 +148,7 @@ class Daemon:
             for effect in self.arbiter.handle(self._events.popleft(), monotonic()):
                 self._perform(effect)
         if busy:
-            self._tell_status()
+            self._herald.update(self._describe(), reloading=self.commands.reloading)
 
     # -- effects ------------------------------------------------------------------------------------------
 
@@ -217,13 +217,7 @@ class Daemon:
         for pool in self.spec.pools:
             for address in self.listens(pool.name):
                 log.info("Pool %s listens on %s", pool.name, address)
-        self._notifier.ready(self._describe())
-
-    def _tell_status(self) -> None:
-        status = self._describe()
-        if status != self._status:
-            self._status = status
-            self._notifier.status(status)
+        self._herald.serving()
 
     def _describe(self) -> str:
         pools = self.arbiter.pools.values()
@@ -271,7 +265,7 @@ class Daemon:
             log.warning("%s again: stopping now", signal.Signals(signum).name)
             self.emit(ev.ShutdownAsked(ev.Haste.NOW))
             return
-        self._notifier.stopping()
+        self._herald.stopping()
         self.emit(ev.ShutdownAsked(ev.Haste.GRACEFUL if signum == signal.SIGINT else ev.Haste.BOUNDED))
 
     def _hang_up(self) -> None:
