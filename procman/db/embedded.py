@@ -77,11 +77,12 @@ class Cluster:
         """libpq's URI of a database of this cluster."""
         return f"postgresql:///{database}?host={self.socket_dir}&port={PORT}&user={SUPERUSER}"
 
-    def prepare(self) -> Occupancy:
+    def prepare(self, settle: Callable[[], None] | None = None) -> Occupancy:
         """Make the directories and, at the first time, the cluster; end a server an earlier daemon left.
 
         The returned hold on the data directory is to be kept by the server: it tells the next one when the last
-        process of this one has gone. Raises DatabaseSetupError.
+        process of this one has gone. ``settle`` is called in each child of the preparation, after it has become
+        the server's account. Raises DatabaseSetupError.
         """
         if len(os.fsencode(self.socket_path)) > _LONGEST_SOCKET_PATH:
             raise DatabaseSetupError(
@@ -92,7 +93,7 @@ class Cluster:
             self._make_socket_dir()
             os.makedirs(os.path.dirname(self.data_dir), exist_ok=True)
             if not os.path.exists(os.path.join(self.data_dir, "PG_VERSION")):
-                self._initialise()
+                self._initialise(settle)
             occupancy = Occupancy.take(self.data_dir)
             self._give(self.data_dir)
             occupancy.clear(self.socket_path)
@@ -113,11 +114,16 @@ class Cluster:
         return {**kept, "LC_ALL": "C"}
 
     def _make_socket_dir(self) -> None:
+        parent = os.path.dirname(self.socket_dir)
+        os.makedirs(parent, exist_ok=True)
+        # Below /tmp somebody else may have been faster, and would then own the way to our socket.
+        if os.stat(parent).st_uid not in (0, os.geteuid()):
+            raise DatabaseSetupError(f"{parent}, where PostgreSQL's socket is to be, belongs to another user")
         os.makedirs(self.socket_dir, mode=0o700, exist_ok=True)
         os.chmod(self.socket_dir, 0o700)
         self._give(self.socket_dir)
 
-    def _initialise(self) -> None:
+    def _initialise(self, settle: Callable[[], None] | None) -> None:
         """Make the cluster beside its place and rename it there, so that a kill never leaves half of one."""
         parent, name = os.path.split(self.data_dir)
         _sweep(parent, f"{name}.new-")
@@ -125,7 +131,7 @@ class Cluster:
         occupancy = Occupancy.take(fresh)
         try:
             self._give(fresh)
-            self._run_initdb(fresh)
+            self._run_initdb(fresh, settle)
             if os.path.isdir(self.data_dir):
                 os.rmdir(self.data_dir)  # fails unless it is empty: then it holds what is not ours
             os.rename(fresh, self.data_dir)
@@ -136,14 +142,19 @@ class Cluster:
         finally:
             occupancy.release()
 
-    def _run_initdb(self, directory: str) -> None:
+    def _run_initdb(self, directory: str, settle: Callable[[], None] | None) -> None:
+        def enter() -> None:
+            for step in (self.owner.enter, settle):
+                if step is not None:
+                    step()
+
         command = [self.binaries["initdb"], "-D", directory, "-U", SUPERUSER, "-E", "UTF8", "--data-checksums"]
         command += ["--auth-local=trust", "--auth-host=reject", "--no-instructions", *_locale(self.binaries.major)]
         ended = subprocess.run(
             command,
             cwd="/",
             env=self.environment(),
-            preexec_fn=self.owner.enter,
+            preexec_fn=enter,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
@@ -166,17 +165,6 @@ def _capset(mask: int) -> None:
     data[0].effective = data[0].permitted = data[0].inheritable = mask
     if _libc.capset(ctypes.byref(header), data) != 0:
         raise _last_error("capset")
-
-
-def die_with_parent(signum: int, parent: int) -> None:
-    """Have the kernel send ``signum`` to this process when its parent, of pid ``parent``, ends.
-
-    To be called after the last change of uid, which clears it (PR_SET_PDEATHSIG, prctl(2)). A parent that has
-    gone already is seen here: then the signal is sent at once.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signum)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signum)
 
 
 def _prctl(option: int, *arguments: int) -> None:

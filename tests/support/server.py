@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from procman.unix.process import die_with_parent
 from procman.workers.postgres import embedded_cluster
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Server:
     def __init__(self, directory: str, settings: Mapping[str, str] = FAST) -> None:
         self.directory = directory
         self._settings = settings
+        self._tests = os.getpid()
         self.cluster: Cluster = embedded_cluster(os.path.join(directory, "data"), os.path.join(directory, "s"))
         self.start()
 
@@ -37,7 +39,7 @@ class Server:
             self.cluster.command(self._settings),
             env=self.cluster.environment(),
             cwd="/",
-            preexec_fn=self.cluster.owner.enter,
+            preexec_fn=self._enter,
             pass_fds=(occupancy.fd,),
             stdin=subprocess.DEVNULL,
             stderr=self._log,
@@ -65,6 +67,11 @@ class Server:
         self.process.send_signal(how)
         self.process.wait(30)
         self._log.close()
+
+    def _enter(self) -> None:
+        if self.cluster.owner.enter is not None:
+            self.cluster.owner.enter()
+        die_with_parent(signal.SIGQUIT, self._tests)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60

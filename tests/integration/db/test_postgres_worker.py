@@ -1,0 +1,229 @@
+"""The embedded server as a worker: real processes, real clusters."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from procman.core.lifecycle import Failed
+from procman.unix.privileges import account_of, become, search_capability
+from tests.support.pgworker import PostgresWorker
+
+
+def query(connection, statement):
+    with connection.cursor() as cr:
+        cr.execute(statement)
+        return cr.fetchall() if cr.description else None
+
+
+def test_it_is_the_postmaster_itself_and_says_when_it_serves(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        assert os.readlink(f"/proc/{worker.process.pid}/exe").endswith("/postgres")
+        assert worker.board.read(0).pid == worker.process.pid
+        connection = worker.connect()
+        assert query(connection, "SELECT current_database(), current_user") == [("procman", "procman")]
+        assert query(connection, "SHOW fsync") == [("on",)]
+        assert query(connection, "SHOW listen_addresses") == [("",)]
+        assert query(connection, "SELECT upper('é'), 'a' < 'B'") == [("É", False)]
+        connection.close()
+
+
+def test_it_has_a_session_of_its_own_and_default_signals(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        assert os.getsid(worker.process.pid) == worker.process.pid
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
+        )
+        assert int(status["SigBlk"], 16) & ~(1 << signal.SIGURG - 1) == 0  # PostgreSQL itself blocks URG
+        fds = sorted(int(fd) for fd in os.listdir(f"/proc/{worker.process.pid}/fd"))
+        targets = [os.readlink(f"/proc/{worker.process.pid}/fd/{fd}") for fd in fds]
+        assert not [target for target in targets if "board" in target or "dump" in target]
+
+
+def test_fast_shutdown_leaves_the_data_and_nothing_else(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        connection = worker.connect()
+        query(connection, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)")
+        worker.process.send_signal(signal.SIGINT)  # with a session still open
+        assert worker.process.wait(30) == 0
+        connection.close()
+        worker.wait_until_left()
+        assert os.listdir(worker.sockets) == []
+        assert not (worker.data / "postmaster.pid").exists()
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        connection = worker.connect()
+        assert query(connection, "SELECT n FROM kept") == [(42,)]
+        connection.close()
+
+
+def test_a_crash_is_healed_by_the_next_start_at_once(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        busy = worker.connect()
+        query(busy, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)")
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait(30)
+        # Started while the backend of the killed one may still be there.
+        with PostgresWorker(short_path) as second:
+            second.wait_until_ready()
+            connection = second.connect()
+            assert query(connection, "SELECT n FROM kept") == [(42,)]
+            connection.close()
+            assert "not properly shut down" in second.log()
+        busy.close()
+
+
+def test_a_server_that_an_earlier_daemon_left_is_shut_down_first(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        busy = worker.connect()
+        query(busy, "CREATE TABLE kept (n int)")
+        with PostgresWorker(short_path) as second:
+            second.wait_until_ready()
+            assert worker.process.wait(10) == 0
+            connection = second.connect()
+            assert query(connection, "SELECT n FROM kept") == []
+            connection.close()
+        busy.close()
+
+
+ARBITER = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from tests.support.pgworker import PostgresWorker
+worker = PostgresWorker(Path(sys.argv[1]))
+worker.wait_until_ready()
+print(worker.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_when_the_arbiter_dies_sessions_may_end_their_unit(short_path):
+    arbiter = subprocess.Popen(
+        [sys.executable, "-c", ARBITER, str(short_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    )
+    postmaster = int(arbiter.stdout.readline())
+    pidfd = os.pidfd_open(postmaster)
+    session = psycopg2.connect(host=str(short_path / "s"), port=5432, user="procman", dbname="procman")
+    with session.cursor() as cr:
+        cr.execute("CREATE TABLE kept (n int)")
+        arbiter.kill()
+        arbiter.wait()
+        arbiter.stdout.close()
+        _wait_until_refused(short_path)
+        cr.execute("INSERT INTO kept VALUES (42)")
+    session.commit()
+    session.close()
+    _wait_for_end(pidfd)
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        connection = worker.connect()
+        assert query(connection, "SELECT n FROM kept") == [(42,)]
+        connection.close()
+
+
+def _wait_until_refused(state):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            psycopg2.connect(host=str(state / "s"), port=5432, user="procman", dbname="procman").close()
+        except psycopg2.OperationalError:
+            return
+        time.sleep(0.01)
+    pytest.fail("the postmaster did not hear that the arbiter is dead")
+
+
+def _wait_for_end(pidfd):
+    try:
+        assert select.select([pidfd], [], [], 30)[0]
+    finally:
+        os.close(pidfd)
+
+
+def test_why_it_can_not_start_is_told_in_its_own_words(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        worker.process.send_signal(signal.SIGINT)
+        worker.process.wait(30)
+    with (short_path / "postgres" / "postgresql.conf").open("a") as file:
+        file.write("no_such_setting = 1\n")
+    with PostgresWorker(short_path) as worker:
+        message = worker.next_message()
+        assert isinstance(message, Failed)
+        assert 'unrecognized configuration parameter "no_such_setting"' in message.traceback
+        assert worker.process.wait(30) != 0
+
+
+def test_a_cluster_of_an_unknown_version_is_refused(short_path):
+    data = short_path / "postgres"
+    data.mkdir(mode=0o700)
+    (data / "PG_VERSION").write_text("9\n")
+    with PostgresWorker(short_path) as worker:
+        message = worker.next_message()
+        assert isinstance(message, Failed)
+        assert "the data directory is of PostgreSQL 9" in message.traceback
+        assert "procman[embedded]" in message.traceback
+        assert worker.process.wait(30) == 3
+
+
+def test_killed_while_it_makes_the_cluster_it_makes_it_anew(short_path):
+    worker = PostgresWorker(short_path)
+    deadline = time.monotonic() + 30
+    while not list(short_path.glob("postgres.new-*/PG_VERSION")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    worker.process.kill()
+    worker.close()
+    assert not (short_path / "postgres").exists()
+    assert len(list(short_path.glob("postgres.new-*"))) == 1
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        assert list(short_path.glob("postgres.new-*")) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a directory that PostgreSQL's account cannot enter")
+def test_below_a_closed_directory_of_root(short_path):
+    short_path.chmod(0o700)
+    with PostgresWorker(short_path / "closed") as worker:
+        worker.wait_until_ready()
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+        uid = int(status.split("Uid:")[1].split()[0])
+        assert uid != 0
+        effective = int(status.split("CapEff:")[1].split()[0], 16)
+        assert effective in (1 << 1, 1 << 2)
+        assert (worker.data.stat().st_uid, worker.data.stat().st_mode & 0o777) == (uid, 0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: an open directory and another account")
+def test_without_need_no_capability_is_kept(short_path):
+    short_path.chmod(0o755)
+    with PostgresWorker(short_path / "open") as worker:
+        worker.wait_until_ready()
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+        assert int(status.split("CapEff:")[1].split()[0], 16) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+def test_as_an_ordinary_user(short_path):
+    nobody = account_of(65534)
+    short_path.chmod(0o755)
+    state = short_path / "state"
+    state.mkdir()
+    os.chown(state, nobody.uid, nobody.gid)
+    # The capability only opens the way to the interpreter, which may lie below /root.
+    with PostgresWorker(state, enter=partial(become, nobody, (search_capability(),))) as worker:
+        worker.wait_until_ready()
+        assert worker.data.stat().st_uid == nobody.uid
