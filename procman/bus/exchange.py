@@ -4,8 +4,9 @@ Waiting is done with `threading`, so that the same code serves greenlets in a pa
 other. A reader's position, ``last``, is the id of the last message it knows of:
 
 * a position above 0: everything after it is delivered, at once if it exists already;
-* 0: from now on. The answer of every poll says where the bus stands, so that the next poll need not say 0 again
-  and nothing falls between the two. (Odoo delivers the last 50 seconds instead: messages twice, or not at all.)
+* 0: from now on, which is where the database says the bus stands when the poll comes. The answer of every poll
+  says where it stands then, so that the next poll need not say 0 again and nothing falls between the two. (Odoo
+  delivers the last 50 seconds instead: messages twice, or not at all.)
 * a position that the bus has not reached: if the database has it, this process is merely behind and will catch
   up; if not, the database was restored from a backup, and the reader goes on from where the bus stands.
 """
@@ -105,16 +106,17 @@ class Exchange:
         """Wait up to ``timeout`` seconds for something newer than ``last`` on these channels.
 
         Returns without messages at the end of that time, or at once when the exchange closes. While the database
-        is away a poll waits like any other. Who has other reasons to end it brings ``woken``, and sets it when
-        ``given_up`` has become true. Raises DatabaseUnavailable when the database has to be looked into and can't
-        be.
+        is away a poll from a known position waits like any other. Who has reasons of his own to end it brings
+        ``woken``, and sets it when ``given_up`` has become true. Raises DatabaseUnavailable when the database has
+        to be looked into and can't be.
         """
         post = self._post(database)
         woken = woken or threading.Event()
+        reader = _Reader(channels, last or self._position(post))
         with post.lock:
             subscription = post.hub.subscribe(channels, woken.set)
         try:
-            return self._wait(post, _Reader(channels, last), woken, monotonic() + timeout, given_up)
+            return self._wait(post, reader, woken, monotonic() + timeout, given_up)
         finally:
             with post.lock:
                 post.hub.unsubscribe(subscription)
@@ -161,7 +163,6 @@ class Exchange:
             newest = post.hub.newest
             if newest is None:
                 return []
-            reader.last = reader.last or newest
             found = post.hub.after(reader.channels, reader.last, MOST_MESSAGES)
         if found is None or reader.last > newest:
             found = self._look_into_database(post, reader)
@@ -169,6 +170,11 @@ class Exchange:
             # Not beyond what was known before looking: what came meanwhile is found by the next look.
             reader.last = max(reader.last, newest)
         return found
+
+    def _position(self, post: _Post) -> int:
+        # Not the hub's: it may be some milliseconds behind, and "now" would be before what the caller has done.
+        with self._looking, signaling.cursor(post.database) as cursor:
+            return read_position(cursor)
 
     def _look_into_database(self, post: _Post, reader: _Reader) -> list[Message]:
         with self._looking, signaling.cursor(post.database) as cursor:
