@@ -126,7 +126,7 @@ class ControlGroup(click.Group):
 
 
 @click.group(cls=ControlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="procmanctl")
+@click.version_option(__version__, prog_name="procmanctl", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Steer a procmand over its control socket.

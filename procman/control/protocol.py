@@ -60,6 +60,9 @@ class Form(StrEnum):
     SIGNAL = "a signal's name or number"
 
 
+_TEXTUAL = (Form.TEXT, Form.TEXTS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Property:
     """One property. ``only``, when not empty, lists the values that are accepted.
@@ -313,7 +316,8 @@ def _properties(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
 def _value(command: Command, wanted: Property, value: Any) -> Any:
     read = _READERS[wanted.form](value)
     if read is None:
-        raise BadMessage(f"{command.name}: property {wanted.name!r}: expected {wanted.form}, got {_a(value)}")
+        got = "an empty or too long one" if isinstance(value, str) and wanted.form in _TEXTUAL else _a(value)
+        raise BadMessage(f"{command.name}: property {wanted.name!r}: expected {wanted.form}, got {got}")
     if wanted.only and read not in wanted.only:
         accepted = " or ".join(json.dumps(one) for one in wanted.only)
         raise BadMessage(f"{command.name}: property {wanted.name!r}: only {accepted} is supported")

@@ -52,9 +52,9 @@ class TextFormatter(logging.Formatter):
         block = _message(record) if trace is None else f"{_message(record)}\n{trace}"
         text = "\n  ".join(map(printable, block.splitlines()))
         milliseconds = int(record.created % 1 * 1000)
-        return (
-            f"{self._stamp},{milliseconds:03d} {record.process} {record.levelname} {self._where} {record.name}: {text}"
-        )
+        pool, worker = _given(record, "pool") or self._pool, _given(record, "worker") or self._worker
+        when = f"{self._stamp},{milliseconds:03d}"
+        return f"{when} {record.process} {record.levelname} {pool} {worker} {record.name}: {text}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -79,7 +79,11 @@ class JsonFormatter(logging.Formatter):
         trace = _trace(self, record)
         if trace is not None:
             fields["traceback"] = trace
-        extra = {name: value for name, value in record.__dict__.items() if not (name in _OWN or name in fields)}
+        extra = {
+            name: value
+            for name, value in record.__dict__.items()
+            if value is not None and name not in _OWN and name not in fields
+        }
         try:
             return _dump({**fields, **extra})
         except (TypeError, ValueError, RecursionError):  # NaN, a circle, a key that is no text

@@ -1,0 +1,24 @@
+"""docs/cli.md is what the commands say now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from procman.cli import reference
+from procman.cli.procmanctl import main
+from procman.control.protocol import COMMANDS
+
+PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == reference.markdown(), "python -m procman.cli.reference > docs/cli.md"
+
+
+def test_the_page_has_every_command():
+    page = PAGE.read_text()
+    for name in main.commands:
+        assert f"### procmanctl {name}\n" in page
+    for name in COMMANDS:
+        assert f"### `{name}`\n" in page
+    assert "## procmand\n" in page
