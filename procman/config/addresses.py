@@ -7,7 +7,6 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from procman.config.environment import VARIABLE_NAME
 from procman.config.problems import Code
 from procman.config.values import Given, Text, Type, toml_string
 from procman.core.spec import Address, PassedSocket, TcpAddress, UnixAddress
@@ -196,13 +195,3 @@ class HttpUrl(Type[str]):
 
 def _visible(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
-
-
-class VariableName(Text):
-    """The name of an environment variable, as POSIX has it (Base Definitions, 8.1)."""
-
-    def read(self, given: Given) -> str:
-        name = super().read(given)
-        if not VARIABLE_NAME.fullmatch(name):
-            raise given.unexpected(Code.NAME, "a name of letters, digits and underscores")
-        return name

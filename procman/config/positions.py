@@ -18,6 +18,9 @@ import tomli
 if TYPE_CHECKING:
     from procman.config.problems import Path
 
+# No configuration needs more, and what reads it after this may recurse.
+_DEEPEST = 64
+
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -29,7 +32,8 @@ _LITERAL = re.compile(r"'[^']*'")
 class Positions:
     """Lines and columns, both counted from 1, of every key and value of a text that tomli has accepted.
 
-    The place of a table is that of its header, ``{``, or of the key that implies it.
+    The place of a table is that of its header, ``{``, or of the key that implies it. Raises RecursionError for a text
+    that is nested beyond reason.
     """
 
     def __init__(self, text: str) -> None:
@@ -83,9 +87,10 @@ class Positions:
             self._note(path, key=offset, value=start)
         name, offset = parts[-1]
         path = (*path, name)
-        # The header is a better place for a table than a mention of it in the header of a sub-table before.
-        self._keys[path] = offset
-        self._values[path] = start
+        if path not in self._arrays:
+            # Its own header is a better place for a table than a header of a sub-table that came before.
+            self._keys[path] = offset
+            self._values[path] = start
         if is_array:
             self._arrays[path] = self._arrays.get(path, -1) + 1
             path = self._within(path)
@@ -111,6 +116,8 @@ class Positions:
         self._value(path)
 
     def _note(self, path: Path, *, key: int, value: int) -> None:
+        if len(path) > _DEEPEST:
+            raise RecursionError("tables or arrays are nested too deep")
         self._keys.setdefault(path, key)
         self._values.setdefault(path, value)
 

@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 DATABASE_VARIABLE = "PROCMAN_DATABASE_URL"
 
 _TABLES = ("procman", "database", "pools")
+_SYNTAX_HINTS = (
+    ("Cannot overwrite a value", "there is a value of this name already"),
+    ("Duplicate inline table key", "there is a value of this name already"),
+    ("Cannot declare", "there is a table of this name already"),
+    ("Cannot mutate immutable namespace", "the table was written in braces, and can't get more keys"),
+    ("Invalid value", "expected a value: a string in quotes, a number, true, false, [an array] or {a table}"),
+    ("Illegal character '\\n'", "the string does not end on its line: is a quote missing?"),
+    ("Invalid statement", "expected a key, a [table], or a comment after #"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +99,22 @@ def _parse(path: str) -> tuple[dict[str, Any], Positions]:
     try:
         document = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        hint = "; the key or table is there already" if error.msg.startswith(("Cannot ", "Duplicate ")) else ""
         place = f"{path}:{error.lineno}:{error.colno}"
-        raise ConfigurationError(f"{place}: error[{Code.SYNTAX.code}]: not TOML: {error.msg}{hint}") from None
-    except (RecursionError, ValueError) as error:
-        # Arrays nested by the hundred, or a number of thousands of digits.
-        raise ConfigurationError(f"{path}:1:1: error[{Code.SYNTAX.code}]: not TOML: {error}") from None
+        raise ConfigurationError(f"{place}: error[{Code.SYNTAX.code}]: not TOML: {_in_words(error)}") from None
+    except RecursionError:
+        message = "arrays or tables are nested too deep"
+        raise ConfigurationError(f"{path}:1:1: error[{Code.SYNTAX.code}]: {message}") from None
+    except ValueError:
+        # int() refuses what it would take a quadratic time to read (sys.set_int_max_str_digits).
+        message = "a number has too many digits"
+        raise ConfigurationError(f"{path}:1:1: error[{Code.SYNTAX.code}]: {message}") from None
     return document, Positions(text)
+
+
+def _in_words(error: tomli.TOMLDecodeError) -> str:
+    """What tomli says, or what is meant by it."""
+    message = next((meaning for beginning, meaning in _SYNTAX_HINTS if error.msg.startswith(beginning)), error.msg)
+    return message if error.pos < len(error.doc) else f"{message}; the file ends here"
 
 
 def _text(path: str) -> str:

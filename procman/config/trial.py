@@ -11,13 +11,14 @@ import sys
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
-from procman.config.problems import Code, Problem
+from procman.config.problems import Code, Problem, quoted
 from procman.config.reader import load
 from procman.config.words import group_name, user_name
 from procman.core.spec import CronWork, ExecWork, HttpWork, LongpollingWork, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
     from procman.config.problems import Path
     from procman.core.spec import DaemonSpec, PoolSpec
@@ -77,7 +78,7 @@ def _modules(pool: PoolSpec) -> Iterator[Problem]:
         missing = missing_module(module, paths)
         if missing:
             where = "the working directory and on sys.path"
-            yield Problem(Code.NO_MODULE, ("pools", pool.name, "app"), f"no module named {missing!r} in {where}")
+            yield Problem(Code.NO_MODULE, ("pools", pool.name, "app"), f"no module named {quoted(missing)} in {where}")
 
 
 def _python_path(pool: PoolSpec) -> list[str]:
@@ -87,29 +88,22 @@ def _python_path(pool: PoolSpec) -> list[str]:
 def missing_module(name: str, paths: Sequence[str]) -> str | None:
     """The first part of the dotted name that would not be found on these paths; None when all would."""
     parts = name.split(".")
-    if parts[0] in sys.modules or parts[0] in sys.builtin_module_names:
-        # Found already, perhaps by a finder of its own, as for packages installed in place.
-        found = getattr(sys.modules.get(parts[0]), "__path__", None)
-        where = None if found is None else list(found)
-        start = 1
-    else:
-        where, start = list(paths), 0
-    for index in range(start, len(parts)):
+    where = list(paths)
+    for index in range(len(parts)):
         dotted = ".".join(parts[: index + 1])
-        spec = None if where is None else PathFinder.find_spec(dotted, where)
+        spec = PathFinder.find_spec(dotted, where) or (_found_otherwise(dotted) if index == 0 else None)
         if spec is None:
-            return None if index == 0 and _found_otherwise(dotted) else dotted
-        where = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+            return dotted
+        where = list(spec.submodule_search_locations or ())
     return None
 
 
-def _found_otherwise(name: str) -> bool:
-    """A finder other than the one for paths knows the module; what is in it is then left to the import."""
-    return any(
-        finder.find_spec(name, None) is not None
-        for finder in sys.meta_path
-        if finder is not PathFinder and hasattr(finder, "find_spec")
-    )
+def _found_otherwise(name: str) -> ModuleSpec | None:
+    """What a finder knows that does not look at paths: built-in modules, packages installed in place."""
+    for finder in sys.meta_path:
+        if finder is not PathFinder and (spec := finder.find_spec(name, None)) is not None:
+            return spec
+    return None
 
 
 def _command(pool: PoolSpec, environ: Mapping[str, str]) -> Iterator[Problem]:

@@ -108,7 +108,9 @@ class Text(Type[str]):
             number = isinstance(given.value, int | float) and not isinstance(given.value, bool)
             hint = f'; did you mean "{given.value}"?' if number else ""
             raise given.unexpected(Code.WRONG_TYPE, self.expected, hint)
-        if "\0" in given.value or not (given.value or self._empty):
+        if "\0" in given.value:
+            raise given.unexpected(Code.WRONG_TYPE, f"{self.expected} without NUL characters")
+        if not given.value and not self._empty:
             raise given.unexpected(Code.WRONG_TYPE, self.expected)
         return str(given.value)
 
@@ -140,8 +142,8 @@ class Integer(Type[int]):
     def __init__(self, least: int = 0, most: int = LARGEST, *, zero_is_at_once: bool = False) -> None:
         self.least, self.most = least, most
         self._zero_is_at_once = zero_is_at_once
-        bounds = f" from {least} to {most}" if most < LARGEST else f" of at least {least}" if least else ""
-        self.expected = f"a whole number{bounds}"
+        bounds = f"from {least} to {most}" if most < LARGEST else f"of at least {least}"
+        self.expected = f"a whole number {bounds}"
 
     def read(self, given: Given) -> int:
         value = given.number()

@@ -10,7 +10,7 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from procman.config.addresses import VariableName
+from procman.config.environment import VARIABLE_NAME
 from procman.config.problems import Code, Problem, Wrong, quoted, suggestion
 from procman.config.processors import usable_cores
 from procman.config.values import Given, Integer, Size, Text, Type, read_all, toml_string
@@ -158,6 +158,9 @@ class Databases(Type[tuple[str, ...]]):
 class DatabaseName(Text):
     """PostgreSQL cuts identifiers at 63 bytes (chapter 4.1.1), so a longer name would be another database."""
 
+    def __init__(self) -> None:
+        super().__init__("the name of a database")
+
     def read(self, given: Given) -> str:
         name = super().read(given)
         if len(name.encode()) > 63:
@@ -215,8 +218,9 @@ class Umask(Type[int]):
         value = given.value
         if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{1,4}", value) and int(value, 8) <= 0o777:
             return int(value, 8)
-        # TOML can't tell 0o022 from 18, so a number would be a guess.
-        hint = f'; did you mean "{value:03o}"?' if type(value) is int and 0 <= value <= 0o777 else ""
+        # tomli gives 0o022 as 18, so what a number means would be a guess, unless it has a digit that is not octal.
+        octal = type(value) is int and 0 <= value <= 0o777 and re.search("[89]", str(value))
+        hint = f'; did you mean "{value:03o}"?' if octal else ""
         raise given.unexpected(Code.UMASK, self.expected, hint)
 
     def write(self, value: int) -> str:
@@ -252,10 +256,10 @@ class Variables(Type[tuple[tuple[str, str], ...]]):
         pairs: list[tuple[str, str]] = []
         problems: list[Problem] = []
         for name, value in given.value.items():
-            try:
-                VariableName().read(Given(name, (*given.path, name), given.base))
-            except Wrong as wrong:
-                problems += [Problem(one.code, one.path, one.message, at_key=True) for one in wrong.problems]
+            if not VARIABLE_NAME.fullmatch(name):
+                # POSIX, Base Definitions, 8.1.
+                message = f"expected a name of letters, digits and underscores, got {quoted(name)}"
+                problems.append(Problem(Code.NAME, (*given.path, name), message, at_key=True))
             try:
                 pairs.append((name, Text(empty=True).read(given.item(name, value))))
             except Wrong as wrong:
