@@ -227,18 +227,18 @@ def test_without_a_database_there_is_no_bus():
 # -- losing the connection ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_when_the_connection_is(exchange, sql, caplog):
+def test_nothing_is_lost_when_the_connection_is(exchange, sql, postgres_server, caplog):
     caplog.set_level(logging.INFO, "procman.bus")
     bus.send("a", 0)
     last = exchange.poll(["a"], 1, timeout=30).last
     waiting = Waiting(exchange, ["a"], last)
     name = signaling.databases()[0]
-    sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    postgres_server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     assert kill_listeners(sql) >= 1
     # Not notified, and while nobody can listen: only catching up finds them.
     for number in range(1, 4):
         sql("INSERT INTO procman.bus (channel, message) VALUES ('a', %s)", str(number))
-    sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    postgres_server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     assert texts(waiting.result()) == ["1", "2", "3"]
     assert "lost, next try in 0.1 s" in caplog.text
 
