@@ -97,7 +97,7 @@ def _error(problems: Iterable[Problem], file: str, positions: Positions) -> Conf
 def _parse(path: str) -> tuple[dict[str, Any], Positions]:
     text = _text(path)
     try:
-        document = tomli.loads(text)
+        return tomli.loads(text), Positions(text)
     except tomli.TOMLDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise ConfigurationError(f"{place}: error[{Code.SYNTAX.code}]: not TOML: {_in_words(error)}") from None
@@ -108,7 +108,6 @@ def _parse(path: str) -> tuple[dict[str, Any], Positions]:
         # int() refuses what it would take a quadratic time to read (sys.set_int_max_str_digits).
         message = "a number has too many digits"
         raise ConfigurationError(f"{path}:1:1: error[{Code.SYNTAX.code}]: {message}") from None
-    return document, Positions(text)
 
 
 def _in_words(error: tomli.TOMLDecodeError) -> str:
