@@ -6,9 +6,9 @@ The command keeps this process's pid, leads its own session, and is told to stop
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-import traceback
 from typing import NoReturn
 
 from procman.core.lifecycle import Failed
@@ -39,8 +39,8 @@ def main(channel_fd: int) -> NoReturn:
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(signum, signal.SIG_DFL)  # Python ignores these, and a command would inherit that
         os.execvp(command[0], command)
-    except (OSError, KeyError, ValueError):
-        channel.send(Failed(traceback=traceback.format_exc(limit=0)))
+    except (OSError, KeyError, ValueError) as error:
+        channel.send(Failed(traceback=f"{shlex.join(work.command)}: {type(error).__name__}: {error}"))
         os._exit(COMMAND_NOT_RUN)
 
 
