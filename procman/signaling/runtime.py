@@ -153,7 +153,8 @@ def unit(database: str | None = None) -> Iterator[Unit]:
     except BaseException:
         begun.rollback()
         raise
-    begun.commit()
+    if not begun.ended:  # by a block that has decided itself
+        begun.commit()
 
 
 @contextmanager

@@ -83,6 +83,11 @@ class Unit:
         """Whether the transaction has begun."""
         return self._connection is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has been committed or rolled back."""
+        return self._ended
+
     def cursor(self) -> Cursor:
         """A cursor in the unit's transaction, which is opened. Raises DatabaseUnavailable, NoDatabase."""
         return cast("Cursor", self.connection().cursor())
