@@ -54,6 +54,13 @@ class WireProxy:
                 self._threads[-1].start()
 
     def _from_client(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            self._count(client, server)
+            server.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the proxy is being closed
+
+    def _count(self, client: socket.socket, server: socket.socket) -> None:
         buffer = b""
         start = 0  # the start-up message has no type byte
         while data := client.recv(65536):
@@ -67,10 +74,6 @@ class WireProxy:
                 buffer = buffer[start + length :]
                 start = 1
             server.sendall(data)
-        try:
-            server.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the server was faster
 
     def _from_server(self, client: socket.socket, server: socket.socket) -> None:
         try:
