@@ -429,10 +429,10 @@ class Pool:
     def died_young(self, now: float, *, started: float, chance: float) -> Iterator[Effect]:
         """Something of this pool died before it had lived: wait longer, or give up."""
         self.restarts.died_young(self.spec.backoff, now, started=started, chance=chance)
-        if self.restarts.exhausted(self.spec.max_restarts, self.spec.restart_window, now):
+        if self.parked is None and self.restarts.exhausted(self.spec.max_restarts, self.spec.restart_window, now):
             last = self.failure.strip().splitlines()[-1:] or ["it died at once"]
             yield from self.park(f"failed {len(self.restarts.recent)} times in a row, last: {last[0]}")
-        elif self.restarts.not_before > now:
+        elif self.parked is None and self.restarts.not_before > now:
             wait = self.restarts.not_before - now
             yield self.report("backoff", f"Pool {self.name} waits {wait:.1f} s before it starts again", Level.WARNING)
 

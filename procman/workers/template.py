@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild
@@ -48,6 +49,8 @@ class Template:
             boot.adopt_policy(self._boot.pool)
             make_importable(self._boot.pool.working_dir)
             self._application = import_application(self._boot.pool)
+            if self._boot.database is not None:
+                import_runtime()
         except Exception:  # the application's code: whatever it raises is the reason why it can't serve
             self._channel.send(Failed(traceback=traceback.format_exc()))
             boot.leave(boot.BOOT_FAILED)
@@ -93,15 +96,19 @@ def import_application(spec: PoolSpec) -> Any:
     """What the pool's workers serve, with the code of their kind imported as well, so that it is shared."""
     match spec.work:
         case HttpWork(app=app):
-            import procman.workers.http
-
+            import_module("procman.workers.http")
             return load(app)
         case CronWork(modules=modules):
-            import procman.workers.cron
-
+            import_module("procman.workers.cron")
             return import_modules(modules)
         case _:
             raise ValueError(f"a {spec.kind} pool has no template")
+
+
+def import_runtime() -> None:
+    """What the workers' units need of procman itself: imported here, its pages are shared by all of them."""
+    import_module("procman.signaling")
+    import_module("procman.jobs.execute")
 
 
 def serve(child: Child, application: Any) -> None:
