@@ -23,7 +23,7 @@ log = logging.getLogger("procman.control")
 
 MOST_CALLS = 64  # in one turn of the loop: a flood of commands must not keep it from its workers
 MOST_FRAMES = 8  # a request that comes through a few proxies has an identity for each
-MOST_QUEUED = 100  # replies to a peer that does not read them; more are dropped
+MOST_QUEUED = 1000  # replies to a peer that does not read them; more are dropped
 
 
 class Call:
