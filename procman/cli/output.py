@@ -131,10 +131,26 @@ def _notes(name: str, pool: Mapping[str, Any]) -> Iterable[str]:
 
 def _exits(exits: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (_clock(e.get("at")), e.get("worker"), e.get("pid"), e.get("reason"), e.get("status"), duration(e.get("lived")))
+        (
+            _clock(e.get("at")),
+            e.get("worker"),
+            e.get("pid"),
+            e.get("reason"),
+            _ending(e.get("status")),
+            duration(e.get("lived")),
+        )
         for e in sorted(exits, key=lambda e: e.get("at") or 0)
     ]
     return table(("AT", "WORKER", "PID", "REASON", "STATUS", "LIVED"), rows, ("PID", "LIVED"))
+
+
+def _ending(status: Any) -> Any:
+    """An exit status is itself; that of a process which a signal has ended is the signal's name (subprocess, too)."""
+    if not isinstance(status, int) or status >= 0:
+        return status
+    from signal import Signals
+
+    return Signals(-status).name if -status in set(Signals) else f"signal {-status}"
 
 
 def _clock(at: float | None) -> str:
@@ -171,9 +187,17 @@ def _cut(text: str) -> str:
 
 
 def reload_text(reply: Mapping[str, Any]) -> str:
-    """One line for each pool whose new generation serves."""
-    pools = reply.get("pools", {})
-    return "\n".join(f"{name}: generation {pool.get('generation')} serves" for name, pool in pools.items())
+    """One line for each pool that was to be reloaded: which generation serves now, and whether it is the new one."""
+    lines = []
+    for name, pool in reply.get("pools", {}).items():
+        match pool.get("outcome"):
+            case "done":
+                lines.append(f"{name}: generation {pool.get('generation')} serves")
+            case "superseded":
+                lines.append(f"{name}: superseded by a later command")
+            case outcome:
+                lines.append(f"{name}: {outcome}, generation {pool.get('generation')} goes on serving")
+    return "\n".join(lines)
 
 
 def outcomes(reply: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ def _report(ctx: click.Context, reason: str, code: int, reply: Mapping[str, Any]
     detail = _bare(reply or {})
     if ctx.ensure_object(Settings).as_json:
         click.echo(json.dumps({**detail, "status": "error", "reason": reason, "exit_code": code}))
-    elif ends := output.outcomes(detail):
+    elif ends := (output.reload_text if ctx.info_name == "reload" else output.outcomes)(detail):
         click.echo(ends)
     trace = output.tracebacks(detail)
     if trace:
@@ -196,7 +196,7 @@ def _operate(settings: Settings, command: str, text: Callable[[Mapping[str, Any]
 
 
 def _begun(reply: Mapping[str, Any]) -> str:
-    return f"operation {reply.get('operation', '?')}"
+    return f"operation {reply['operation']}" if "operation" in reply else "begun"
 
 
 @main.command()

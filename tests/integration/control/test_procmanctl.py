@@ -149,13 +149,13 @@ def test_stats_of_one_worker(ctl, daemon):
 
 
 def test_status(ctl, daemon):
-    exits = [{"worker": "http.2", "pid": 9, "reason": "crashed", "status": 139, "lived": 3.0, "at": 1795250000.0}]
+    exits = [{"worker": "http.2", "pid": 9, "reason": "crashed", "status": -11, "lived": 3.0, "at": 1795250000.0}]
     pool = {**POOL, "exits": exits, "parked": "too many died young", "operation": None}
     daemon.answers["status"] = lambda call: call.reply({"arbiter": ARBITER, "pools": {"http": pool}})
     result = ctl("status")
     assert "http  http  running    1/1" in result.stdout
     assert "http is parked: too many died young" in result.stdout
-    assert "http.2    9  crashed  139" in result.stdout
+    assert "http.2    9  crashed  SIGSEGV" in result.stdout
     assert set(json.loads(ctl("status", "--json").stdout)) == {"arbiter", "pools"}
 
 
@@ -216,7 +216,7 @@ def test_a_reload_that_fails_prints_the_traceback(ctl, daemon):
     daemon.answers["reload"] = lambda call: call.fail("reload http: boot_failed", fields={"pools": pools})
     result = ctl("reload")
     assert result.exit_code == 1
-    assert result.stdout == "http: failed\ncron: done\n"
+    assert result.stdout == "http: failed, generation 1 goes on serving\ncron: generation 2 serves\n"
     assert result.stderr == "http:\nTraceback…\nSyntaxError: x\nprocmanctl: reload http: boot_failed\n"
     document = json.loads(ctl("reload", "--json").stdout)
     assert (document["exit_code"], document["pools"]) == (1, pools)
