@@ -1,0 +1,216 @@
+"""Configurations made at random: right ones, and ones in which any value may be anything."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import strategies as st
+
+from procman.config import keys
+from procman.config.keys import BACKOFF, DAEMON, DATABASE, KINDS, LIMITS, POOL, UNBUILT
+from procman.core.spec import Kind
+
+
+def toml(value):
+    """The value as TOML."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(toml(item) for item in value)}]"
+        case dict():
+            return f"{{ {', '.join(f'{toml(key)} = {toml(item)}' for key, item in value.items())} }}"
+        case _:
+            return repr(value)
+
+
+def table(title, pairs):
+    """A table with its header; what is a table itself is written in braces."""
+    return "\n".join([f"[{title}]", *(f"{key} = {toml(value)}" for key, value in pairs.items()), ""])
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0$"), min_size=1, max_size=12)
+durations = st.one_of(
+    st.integers(1, 10**6),
+    st.floats(1e-6, 1e6),
+    st.builds("{}{}".format, st.integers(1, 999), st.sampled_from(["ms", "s", "m", "h"])),
+)
+sizes = st.one_of(
+    st.integers(1, 2**60), st.builds("{}{}".format, st.integers(1, 999), st.sampled_from(["kB", "MB", "KiB", "GiB"]))
+)
+whole = st.integers(1, 10**6)
+words = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+modules = st.lists(words.map(lambda word: f"m_{word}"), min_size=1, max_size=3).map(".".join)
+applications = st.builds("{}:{}".format, modules, st.sampled_from(["application", "app.wsgi", "make_app()"]))
+paths = st.lists(st.sampled_from(["a", "b c", "é", "..", "$${x}", ".", '"', "'"]), min_size=1, max_size=4).map("/".join)
+variables = st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,6}", fullmatch=True), texts | st.just(""), max_size=3)
+
+
+def or_none(strategy):
+    return st.just("none") | strategy
+
+
+def one_or_more(strategy):
+    return strategy | st.lists(strategy, min_size=1, max_size=3)
+
+
+# By name, for every key that is built; test_every_key_is_tried sees to that.
+VALUES = {
+    "procman": {
+        "control": st.sampled_from(["ipc://c.sock", ["ipc://c.sock"], ["ipc://c.sock", "ipc:///run/x/c2.sock"]]),
+        "events": st.just("ipc://e.sock"),
+        "state_dir": paths,
+        "dashboard": st.just(""),
+        "log_format": st.sampled_from(["text", "json"]),
+        "stop_timeout": durations,
+    },
+    "database": {
+        "url": st.sampled_from(["embedded", "postgresql://u:p%40@h:1/d?sslmode=require", "dbname='the shop'"]),
+        "databases": st.lists(texts, max_size=3, unique=True),
+    },
+    "pools.NAME": {
+        "kind": st.nothing(),
+        "app": st.nothing(),
+        "bind": st.nothing(),
+        "target": st.just("http"),
+        "url": st.nothing(),
+        "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
+        "command": st.lists(texts, min_size=1, max_size=4),
+        "workers": st.integers(1, 10_000) | st.just("auto"),
+        "threads": st.just(1),
+        "keepalive": durations | st.just(0),
+        "header_timeout": durations,
+        "max_body": sizes,
+        "body_buffer": sizes,
+        "poll_timeout": durations,
+        "ready": st.sampled_from(["alive", "notify"]),
+        "start_seconds": durations | st.just(0),
+        "autostart": st.booleans(),
+        "essential": st.booleans(),
+        "depends_on": st.sampled_from([[], "beside", ["beside"]]),
+        "start_timeout": durations,
+        "stop_timeout": durations,
+        "stop_signal": st.sampled_from(["TERM", "SIGINT", "USR2"]),
+        "kill_timeout": durations,
+        "max_restarts": whole,
+        "restart_window": durations,
+        "working_dir": paths,
+        "env": variables,
+        "env_file": st.nothing(),
+        "user": st.just("root") | st.just(0),
+        "group": st.just("root") | st.just(0),
+        "umask": st.integers(0, 0o777).map("{:o}".format),
+        "nice": st.integers(-20, 19),
+        "rlimits": st.dictionaries(
+            st.sampled_from(["nofile", "core", "data"]), st.integers(0, 10**9) | st.just("unlimited")
+        ),
+        "limits": st.nothing(),
+        "backoff": st.nothing(),
+    },
+    "pools.NAME.limits": {
+        "memory_soft": or_none(sizes.filter(lambda size: isinstance(size, str))),
+        "memory_hard": or_none(st.integers(2**50, 2**60)),
+        "memory_metric": st.sampled_from(["rss", "pss", "uss", "vms"]),
+        "time_cpu": or_none(durations),
+        "time_real": or_none(durations),
+        "requests": whole,
+        "requests_jitter": st.integers(0, 1000),
+        "age": durations,
+        "age_jitter": durations | st.just(0),
+    },
+    "pools.NAME.backoff": {
+        "first": st.floats(0.001, 10),
+        "factor": st.floats(1, 100) | st.integers(1, 100),
+        "most": st.floats(10, 1000),
+        "lived": durations,
+    },
+}
+
+
+@st.composite
+def some_of(draw, title, kind=None, always=()):
+    """Some keys of a table that the kind takes, with values."""
+    names = {
+        key.name
+        for key in {table.title: table for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF)}[title].keys
+        if key.default is not UNBUILT and (kind is None or kind in key.kinds)
+    }
+    values = VALUES[title]
+    chosen = draw(st.sets(st.sampled_from(sorted(name for name in names if not values[name].is_empty)), max_size=6))
+    return {name: draw(values[name]) for name in sorted(chosen | set(always))}
+
+
+@st.composite
+def pools(draw, name, kind, number):
+    """One pool of the kind."""
+    pairs = {"kind": kind.value}
+    if kind in (Kind.HTTP, Kind.LONGPOLLING):
+        pairs["app"] = draw(applications)
+        addresses = [f"127.0.0.1:{8000 + number}", f"unix:{number}.sock", f"fd:{name}", f"[::1]:{9000 + number}"]
+        some = draw(st.lists(st.sampled_from(addresses), min_size=1, max_size=3, unique=True))
+        pairs["bind"] = some[0] if len(some) == 1 and draw(st.booleans()) else some
+        if pairs["bind"] in ([addresses[2]], addresses[2]):
+            pairs["bind"] = addresses[0]
+    elif kind is Kind.CRON:
+        pairs["app"] = draw(one_or_more(modules))
+    pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
+    if kind is Kind.JOBRUNNER:
+        pairs["workers"] = 1
+    if draw(st.booleans()):
+        pairs["backoff"] = draw(some_of("pools.NAME.backoff"))
+    if kind is not Kind.EXEC and draw(st.booleans()):
+        pairs["limits"] = draw(some_of("pools.NAME.limits", kind, ["requests", "age"]))
+    if name == "beside":
+        pairs.pop("depends_on", None)
+    return table(f"pools.{name}", pairs)
+
+
+@st.composite
+def right_documents(draw):
+    """A configuration in which nothing is wrong."""
+    text = table("procman", draw(some_of("procman"))) + table("database", draw(some_of("database", None, ["url"])))
+    text += draw(pools("http", Kind.HTTP, 0)) + draw(pools("beside", Kind.EXEC, 1))
+    for number, kind in enumerate(draw(st.lists(st.sampled_from(sorted(KINDS)), max_size=3)), 2):
+        text += draw(pools(f"p-{number}", kind, number))
+    return text
+
+
+anything = st.recursive(
+    st.one_of(
+        st.integers(),
+        st.floats(),
+        st.booleans(),
+        st.sampled_from(
+            ["", "none", "auto", "${A}", "${B:-7}", "${", "0", "30s", "1MiB", "http", "unix:x", "a:b", "x\0"]
+        ),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def any_documents(draw):
+    """Tables and keys that exist, and a few that don't, with any values."""
+    names = {one: [*sorted(VALUES[one]), "nothing"] for one in VALUES}
+    text = ""
+    for title in draw(st.sets(st.sampled_from(["procman", "database", "extra"]))):
+        text += table(title, draw(st.dictionaries(st.sampled_from(names.get(title, ["x"])), anything, max_size=4)))
+    for name in draw(st.sets(st.sampled_from(["a", "b", "postgres", "c"]), max_size=4)):
+        pairs = draw(st.dictionaries(st.sampled_from(names["pools.NAME"]), anything, max_size=5))
+        kind = draw(st.sampled_from([*sorted(KINDS), "nothing", 1]))
+        for nested in ("limits", "backoff"):
+            if draw(st.booleans()):
+                some = st.sampled_from(names[f"pools.NAME.{nested}"])
+                pairs[nested] = draw(st.dictionaries(some, anything, max_size=3))
+        text += table(f"pools.{name}", {"kind": kind} | pairs)
+    return text
+
+
+def built_keys():
+    """The names of all keys that are built, by table."""
+    tables = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF)
+    return {one.title: {key.name for key in one.keys if key.default is not keys.UNBUILT} for one in tables}
