@@ -8,11 +8,13 @@ other. A reader's position, ``last``, is the id of the last message it knows of:
   says where it stands then, so that the next poll need not say 0 again and nothing falls between the two. (Odoo
   delivers the last 50 seconds instead: messages twice, or not at all.)
 * a position that the bus has not reached: if the database has it, this process is merely behind and will catch
-  up; if not, the database was restored from a backup, and the reader goes on from where the bus stands.
+  up; if not, the database was restored from a backup, and the reader gets what has come since that was noticed
+  (or since this process began to listen).
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from time import monotonic
@@ -21,10 +23,12 @@ from typing import TYPE_CHECKING
 from procman import signaling
 from procman.bus.hub import Hub, Message
 from procman.bus.listener import Listener, read_after, read_position
-from procman.errors import NoDatabase
+from procman.errors import DatabaseUnavailable, NoDatabase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = logging.getLogger("procman.bus")
 
 # One answer carries at most this many messages; the reader comes back for the rest.
 MOST_MESSAGES = 500
@@ -32,6 +36,9 @@ MOST_MESSAGES = 500
 # Readers that look into the database at the same time. They come in crowds, when a worker is replaced, and the
 # connections are also the application's.
 _MOST_LOOKING = 4
+
+# Seconds until a reader who could not look into the database tries again.
+_TRY_AGAIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +113,14 @@ class Exchange:
         """Wait up to ``timeout`` seconds for something newer than ``last`` on these channels.
 
         Returns without messages at the end of that time, or at once when the exchange closes. While the database
-        is away a poll from a known position waits like any other. Who has reasons of his own to end it brings
-        ``woken``, and sets it when ``given_up`` has become true. Raises DatabaseUnavailable when the database has
-        to be looked into and can't be.
+        is away a poll waits like any other: there is nothing that its reader could do better. Who has reasons of
+        his own to end it brings ``woken``, and sets it when ``given_up`` has become true.
         """
         post = self._post(database)
         woken = woken or threading.Event()
-        reader = _Reader(channels, last or self._position(post))
+        reader = _Reader(channels, last)
+        if not last:
+            self._take_position(post, reader)
         with post.lock:
             subscription = post.hub.subscribe(channels, woken.set)
         try:
@@ -154,33 +162,50 @@ class Exchange:
             found = self._look(post, reader)
             remaining = deadline - monotonic()
             if found or self._closing or remaining <= 0 or given_up():
-                return _polled(found, reader.last)
-            woken.wait(remaining)
+                return _polled(found or (), reader.last)
+            woken.wait(remaining if found is not None else min(remaining, _TRY_AGAIN))
 
-    def _look(self, post: _Post, reader: _Reader) -> list[Message]:
-        """What the reader has not got yet; moves its position over what does not concern it."""
+    def _look(self, post: _Post, reader: _Reader) -> list[Message] | None:
+        """What the reader has not got yet, None if that can't be found out now.
+
+        Moves the reader's position over what does not concern it.
+        """
+        if not reader.last and not self._take_position(post, reader):
+            return None
         with post.lock:
             newest = post.hub.newest
             if newest is None:
                 return []
             found = post.hub.after(reader.channels, reader.last, MOST_MESSAGES)
         if found is None or reader.last > newest:
+            before = reader.last
             found = self._look_into_database(post, reader)
-        if not found:
+            if reader.last < before:
+                return self._look(post, reader)
+        if found is not None and not found:
             # Not beyond what was known before looking: what came meanwhile is found by the next look.
             reader.last = max(reader.last, newest)
         return found
 
-    def _position(self, post: _Post) -> int:
+    def _take_position(self, post: _Post, reader: _Reader) -> bool:
         # Not the hub's: it may be some milliseconds behind, and "now" would be before what the caller has done.
-        with self._looking, signaling.cursor(post.database) as cursor:
-            return read_position(cursor)
+        try:
+            with self._looking, signaling.cursor(post.database) as cursor:
+                reader.last = read_position(cursor)
+        except DatabaseUnavailable as error:
+            log.debug("A poll waits for database %s: %s", post.database, error)
+            return False
+        return True
 
-    def _look_into_database(self, post: _Post, reader: _Reader) -> list[Message]:
-        with self._looking, signaling.cursor(post.database) as cursor:
-            found = read_after(cursor, list(reader.channels), reader.last, MOST_MESSAGES)
-            if not found:
-                reader.last = min(reader.last, read_position(cursor))
+    def _look_into_database(self, post: _Post, reader: _Reader) -> list[Message] | None:
+        try:
+            with self._looking, signaling.cursor(post.database) as cursor:
+                found = read_after(cursor, list(reader.channels), reader.last, MOST_MESSAGES)
+                if not found and reader.last > read_position(cursor):
+                    reader.last = post.hub.floor
+        except DatabaseUnavailable as error:
+            log.debug("A poll waits for database %s: %s", post.database, error)
+            return None
         return found
 
 

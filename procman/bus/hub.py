@@ -9,6 +9,8 @@ Two positions describe what the hub knows, both of them message ids:
   commits, see `procman.bus.outbox`, so one number says it all);
 * ``horizon``: everything between it and ``newest`` is in memory. A reader that stands before the horizon has
   to look into the database once.
+
+``floor`` is where the hub began, the last time it did.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Hub:
 
     def __init__(self, *, most_messages: int = MOST_MESSAGES, most_characters: int = MOST_CHARACTERS) -> None:
         self.newest: int | None = None
-        self.horizon = 0
+        self.horizon = self.floor = 0
         self._most_messages = most_messages
         self._most_characters = most_characters
         self._characters = 0
@@ -69,7 +71,7 @@ class Hub:
         self._kept.clear()
         self._by_channel.clear()
         self._characters = 0
-        self.newest = self.horizon = newest
+        self.newest = self.horizon = self.floor = newest
         for subscription in list(self._all):
             subscription.wake()
 

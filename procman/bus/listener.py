@@ -124,9 +124,13 @@ class Listener:
             self._begin(cursor)
             log.info("Listening to the bus of database %s", self.database)
             while not self._stopping:
-                if not self._clean(cursor):
-                    self._wait(connection.fileno(), min(self._look_every, max(0.0, self._clean_at - monotonic())))
+                more = self._clean(cursor)
+                # A notification may have come in with the answer to a statement. It is no longer in the socket then,
+                # and waiting there would be waiting for the next one.
                 connection.poll()
+                if not connection.notifies and not more:
+                    self._wait(connection.fileno(), min(self._look_every, max(0.0, self._clean_at - monotonic())))
+                    connection.poll()
                 connection.notifies.clear()
                 self._look(cursor)
 
