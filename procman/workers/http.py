@@ -115,16 +115,16 @@ class HttpWorker:
         return None if first is None else max(0.0, first - monotonic())
 
     def _expire(self, now: float) -> None:
-        for connection in self._idle.expired(now):
-            self._close_unless_asked(connection)
-        for connection in self._requests.expired(now):
-            self._close_unless_asked(connection)
-            if connection.parser.arriving and not connection.closed:
-                self._refuse(connection, 408, "the request took too long")
-        for timer in (self._readers, self._lingering):
+        for timer in (self._idle, self._requests):
             for connection in timer.expired(now):
-                connection.abort()
-                self._forget(connection)
+                self._end_unless_asked(connection)
+        for connection in self._readers.expired(now):
+            if connection.client_reads():
+                self._wait(connection, self._readers)
+            else:
+                self._abort(connection)
+        for connection in self._lingering.expired(now):
+            self._abort(connection)
         if self._listen_again is not None and now >= self._listen_again:
             self._listen_again = None
             self._listen()
@@ -227,6 +227,8 @@ class HttpWorker:
         parser = connection.parser
         if parser.requests and not (connection.waiting or connection.closing):
             self._units.serve(parser.requests.popleft(), connection)
+            if connection.timer is self._requests:
+                self._wait(connection, None)  # the time of the next request has not begun
         if connection.closed:
             self._forget(connection)
         elif connection.waiting:
@@ -309,6 +311,10 @@ class HttpWorker:
         connection.close()
         self._forget(connection)
 
+    def _abort(self, connection: Connection) -> None:
+        connection.abort()
+        self._forget(connection)
+
     def _forget(self, connection: Connection) -> None:
         if self._connections.get(connection.fd) is connection:
             del self._connections[connection.fd]
@@ -337,15 +343,23 @@ class HttpWorker:
 
     def _close_idle(self) -> None:
         """Without an arbiter nobody waits for us: do not wait for clients that have asked nothing."""
-        for connection in self._idle.items() + self._requests.items():
-            if not connection.parser.arriving:
-                self._close_unless_asked(connection)
+        for timer in (self._idle, self._requests):
+            for connection in timer.items():
+                if not connection.parser.arriving:
+                    timer.stop(connection)
+                    self._end_unless_asked(connection)
 
-    def _close_unless_asked(self, connection: Connection) -> None:
-        """Close an idle connection, but not over a request that has come while the worker was in a unit."""
-        self._wait(connection, None)
+    def _end_unless_asked(self, connection: Connection) -> None:
+        """End a connection whose time is over, but not over a request that came while the worker was in a unit."""
+        if connection.closed:
+            return
+        timer = connection.timer
         self._receive(connection)
-        if connection.timer is None and not (connection.closed or connection.waiting or connection.parser.arriving):
+        if connection.timer is None or connection.timer is not timer or connection in timer:
+            return  # something has come, or it is closed
+        if connection.parser.arriving:
+            self._refuse(connection, 408, "the request took too long")
+        else:
             self._close(connection)
 
 

@@ -5,11 +5,13 @@ It decides nothing about when to read or whom to serve; `procman.workers.http` d
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
 import socket
 import struct
+import termios
 from email.utils import formatdate
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ _JOINED = 256 * 1024  # below this, joining the parts of a response is cheaper t
 _SENDFILE_AT_ONCE = 4 * 1024 * 1024  # a fast reader of a huge file must let the others have their turn
 _CLOSE = b"Connection: close\r\n"
 _KEEP = b"Connection: keep-alive\r\n"
+_INT = struct.Struct("i")
 _RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: on, no time
 
 _date_second = 0
@@ -65,6 +68,7 @@ class Connection:
         "_leaving",
         "_out",
         "_poll",
+        "_unsent",
         "base",
         "closed",
         "closing",
@@ -99,6 +103,7 @@ class Connection:
         self.lingers = False
         self._leaving = leaving
         self._poll = poll
+        self._unsent: int | None = None
         self._out: list[bytes | memoryview | _FilePart] = []
 
     @property
@@ -143,7 +148,7 @@ class Connection:
         while not self.closed and self._waiting_bytes() > MOST_WAITING:
             poll = select.poll()
             poll.register(self.fd, select.POLLOUT)
-            if not poll.poll(SEND_TIMEOUT * 1000):
+            if not poll.poll(SEND_TIMEOUT * 1000) and not self.client_reads():
                 raise ClientGone(f"has not read anything for {SEND_TIMEOUT:.0f} s")
             self.flush()
         if self.closed:
@@ -151,6 +156,16 @@ class Connection:
 
     def _waiting_bytes(self) -> int:
         return sum(len(part) for part in self._out if not isinstance(part, _FilePart))
+
+    def client_reads(self) -> bool:
+        """Whether the client has taken anything since this was asked last, or we could send.
+
+        epoll does not tell: it calls a socket writable only when a third of its buffer is free (tcp(7)), and
+        that may take a slow client minutes. The queue shrinks all the time: SIOCOUTQ, tcp(7) and unix(7).
+        """
+        before = self._unsent
+        (self._unsent,) = _INT.unpack(fcntl.ioctl(self.fd, termios.TIOCOUTQ, _INT.pack(0)))
+        return before is None or self._unsent < before
 
     # -- bytes ---------------------------------------------------------------------------------------------
 
@@ -169,6 +184,7 @@ class Connection:
     def flush(self) -> bool:
         """Send what the kernel takes; whether it took everything. A broken connection closes itself."""
         out = self._out
+        self._unsent = None
         try:
             while out:
                 part = out[0]

@@ -24,6 +24,9 @@ class TimerQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._due)
 
+    def __contains__(self, item: T) -> bool:
+        return item in self._due
+
     def start(self, item: T, now: float) -> None:
         """Let the time of ``item`` begin, also when it had begun already."""
         self._due[item] = now + self.seconds

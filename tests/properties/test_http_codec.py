@@ -1,0 +1,109 @@
+"""The codec under bytes nobody would send, and under every way to cut them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from procman.errors import BadRequest
+from procman.wire.http import RequestLimits, RequestParser
+from procman.wire.response import ResponseHead
+
+LIMITS = RequestLimits(target=100, head=2000, headers=20, body=200)
+
+# Fragments that matter to the grammar, so that the fuzz gets beyond the first line.
+FRAGMENTS = [
+    b"GET / HTTP/1.1\r\n",
+    b"POST /a%20b?c HTTP/1.1\r\n",
+    b"HEAD * HTTP/1.0\r\n",
+    b"OPTIONS * HTTP/1.1\r\n",
+    b"GET http://a/b HTTP/1.1\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n",
+    b"Host: a\r\n",
+    b"Host: b\r\n",
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 0\r\n",
+    b"Content-Length: 999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+    b"Connection: keep-alive\r\n",
+    b"Expect: 100-continue\r\n",
+    b"X_Y: z\r\n",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b" ",
+    b":",
+    b"\0",
+    b"abc",
+    b"3\r\nabc\r\n",
+    b"0\r\n\r\n",
+    b"0\r\nT: x\r\n\r\n",
+    b"ffffffff\r\n",
+    b"\xff",
+]
+streams = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=8)), max_size=30).map(b"".join)
+
+
+def outcome(parser: RequestParser) -> Any:
+    requests = [
+        (r.method, r.target, r.version, r.headers, r.keep_alive, r.body and r.body.read(), r.body_size)
+        for r in parser.requests
+    ]
+    return requests, parser.error and (parser.error.status, str(parser.error))
+
+
+def feed(pieces: list[bytes]) -> RequestParser:
+    parser = RequestParser(LIMITS)
+    for piece in pieces:
+        parser.feed(piece)
+    return parser
+
+
+@settings(max_examples=400, deadline=None)
+@given(streams, st.lists(st.integers(0, 400), max_size=10))
+def test_the_outcome_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
+    cuts = sorted({cut for cut in cuts if cut < len(data)})
+    whole = outcome(feed([data]))
+    assert whole[1] is None or 400 <= whole[1][0] < 600
+    assert outcome(feed([data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)])) == whole
+    assert outcome(feed([data[n : n + 1] for n in range(len(data))])) == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=300), max_size=20))
+def test_any_bytes_are_requests_or_refused(pieces: list[bytes]) -> None:
+    parser = feed(pieces)
+    assert parser.error is None or type(parser.error) is BadRequest
+    for request in parser.requests:
+        assert request.version == "HTTP/1.0" or b"host" in request.fields
+        assert request.body_size <= LIMITS.body
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted((Path(__file__).parents[1] / "requests").glob("*/*.http"))), st.data())
+def test_damaged_requests_never_break_the_parser(path: Path, data: st.DataObject) -> None:
+    raw = path.read_text("utf-8").encode().replace(b"\n", b"").replace(b"\\r", b"\r").replace(b"\\n", b"\n")
+    at = data.draw(st.integers(0, len(raw)))
+    parser = feed([raw[:at] + data.draw(st.binary(max_size=3)) + raw[at + data.draw(st.integers(0, 3)) :]])
+    parser.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert parser.error is None or 400 <= parser.error.status < 600
+
+
+header_text = st.text(st.characters(max_codepoint=0x100), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(header_text, st.lists(st.tuples(header_text, header_text), max_size=4))
+def test_a_response_head_is_one_head_with_these_lines_or_nothing(phrase: str, headers: list[tuple[str, str]]) -> None:
+    try:
+        block = ResponseHead(f"200 {phrase}", headers).render(b"", b"")
+    except ValueError:
+        return
+    first, *lines = block.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    assert first == f"HTTP/1.1 200 {phrase}".encode("latin-1")
+    assert lines == [f"{name}: {value}".encode("latin-1") for name, value in headers]
