@@ -158,6 +158,8 @@ def pools(draw, name, kind, number):
     pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
     if kind is Kind.JOBRUNNER:
         pairs["workers"] = 1
+        pairs.pop("target", None)
+        pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
     if draw(st.booleans()):
         pairs["backoff"] = draw(some_of("pools.NAME.backoff"))
     if kind is not Kind.EXEC and draw(st.booleans()):
