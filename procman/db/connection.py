@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import threading
-from select import poll
+from select import POLLIN, poll
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,15 @@ class Connection(psycopg2.extensions.connection):
     observer: Callable[[Cursor, float], None] | None = None
     idle_since: float = 0.0
     used: bool = False
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """psycopg2's; raises ServerAway when the connection was lost."""
+        try:
+            return super().cursor(*args, **kwargs)
+        except psycopg2.InterfaceError as error:
+            if self.closed:
+                raise ServerAway("the connection to PostgreSQL is lost") from error
+            raise
 
 
 class Cursor(psycopg2.extensions.cursor):
@@ -106,7 +115,7 @@ def connect(url: str, *, application_name: str = "procman", autocommit: bool = T
 
 def execute(connection: Connection, statement: str) -> psycopg2.extensions.cursor:
     """Run a statement of our own, not counted as the application's; returns its cursor. Raises ServerAway."""
-    cursor = connection.cursor(cursor_factory=psycopg2.extensions.cursor)
+    cursor: psycopg2.extensions.cursor = connection.cursor(cursor_factory=psycopg2.extensions.cursor)
     try:
         cursor.execute(statement)
     except psycopg2.Error as error:
@@ -188,7 +197,7 @@ class ConnectionPool:
 def _seems_alive(connection: Connection) -> bool:
     # An idle connection has nothing to read but its end, or the notice of it: seen without asking the server.
     watch = poll()
-    watch.register(connection.fileno())
+    watch.register(connection.fileno(), POLLIN)  # the default would be told that it is writable
     if any(events for _, events in watch.poll(0)):
         return False
     if monotonic() - connection.idle_since < SUSPECT_AFTER:

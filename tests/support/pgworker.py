@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 class PostgresWorker:
     """``state`` is the state directory. As a context manager it is killed at the end, and waited for."""
 
-    def __init__(self, state: Path, *, enter: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        enter: Callable[[], None] | None = None,
+        program: tuple[str, ...] = ("-m", "procman.workers.postgres"),
+    ) -> None:
         self.state = state
         self.data = state / "postgres"
         self.sockets = state / "s"
@@ -42,7 +48,7 @@ class PostgresWorker:
         seat = say.Seat(name="postgres.1", slot=1, generation=1, record=0)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "procman.workers.postgres", str(theirs.fileno())],
+                [sys.executable, *program, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stderr=log,

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
+
 import procman
 from procman import signaling
 from procman.core.spec import DatabaseSpec
@@ -122,6 +124,14 @@ COMMANDS = {
     "commit": lambda: signaling.current().commit(),
     "rollback": lambda: signaling.current().rollback(),
 }
+
+
+def with_schema(url: str) -> None:
+    """Make the price list."""
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cr:
+        cr.execute(SCHEMA)
+    connection.close()
 
 
 def serve(url: str) -> None:

@@ -227,3 +227,21 @@ def test_as_an_ordinary_user(short_path):
     with PostgresWorker(state, enter=partial(become, nobody, (search_capability(),))) as worker:
         worker.wait_until_ready()
         assert worker.data.stat().st_uid == nobody.uid
+
+
+IMPATIENT = """
+import sys
+from procman.workers import companion, postgres
+companion.PATIENCE = 0.2
+postgres.main(int(sys.argv[1]))
+"""
+
+
+def test_a_session_that_stays_does_not_keep_it_alive_for_ever(short_path):
+    worker = PostgresWorker(short_path, program=("-c", IMPATIENT))
+    worker.wait_until_ready()
+    busy = worker.connect()
+    worker.channel.close()  # what the companion sees of the death of the arbiter
+    assert worker.process.wait(30) == 0
+    busy.close()
+    os.close(worker.board.fd)

@@ -5,7 +5,7 @@ import pytest
 
 from procman import signaling
 from procman.core.spec import DatabaseSpec
-from tests.support.pricer import SCHEMA, Pricer
+from tests.support.pricer import Pricer, with_schema
 
 
 @pytest.fixture
@@ -13,13 +13,6 @@ def prices_url(database_url):
     """A database with a price list."""
     with_schema(database_url)
     return database_url
-
-
-def with_schema(url):
-    connection = psycopg2.connect(url)
-    with connection, connection.cursor() as cr:
-        cr.execute(SCHEMA)
-    connection.close()
 
 
 @pytest.fixture

@@ -1,0 +1,116 @@
+"""The pool, against a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from procman.db import connection as module
+from procman.db.connection import ConnectionPool, connect
+from procman.errors import DatabaseUnavailable
+
+
+def pid(connection):
+    return connection.info.backend_pid
+
+
+def test_the_last_used_is_taken_first(database_url):
+    pool = ConnectionPool(database_url)
+    one, two = pool.borrow(), pool.borrow()
+    assert (one.used, two.used) == (False, False)
+    pool.give_back(one)
+    pool.give_back(two)
+    again = pool.borrow()
+    assert again is two
+    assert again.used
+    pool.give_back(again)
+    pool.close()
+    assert (one.closed, two.closed) == (1, 1)
+
+
+def test_never_more_than_most(database_url):
+    pool = ConnectionPool(database_url, most=1, patience=0.05)
+    one = pool.borrow()
+    with pytest.raises(DatabaseUnavailable, match="all connections of this process are busy"):
+        pool.borrow()
+    waiting = ConnectionPool(database_url, most=1, patience=30)
+    first = waiting.borrow()
+    got = []
+    thread = threading.Thread(target=lambda: got.append(waiting.borrow()))
+    thread.start()
+    waiting.give_back(first)
+    thread.join()
+    assert got == [first]
+    one.close()
+    first.close()
+
+
+def test_one_that_died_while_idle_is_replaced_unseen(database_url, postgres_server):
+    pool = ConnectionPool(database_url)
+    one = pool.borrow()
+    pool.give_back(one)
+    postgres_server.execute(f"SELECT pg_terminate_backend({pid(one)}, 30000)")
+    two = pool.borrow()
+    assert one.closed
+    assert not two.used
+    with two.cursor() as cr:
+        cr.execute("SELECT 1")
+    pool.give_back(two)
+    pool.close()
+
+
+def test_one_idle_for_long_is_asked(database_url, monkeypatch):
+    pool = ConnectionPool(database_url)
+    one = pool.borrow()
+    pool.give_back(one)
+    monkeypatch.setattr(module, "SUSPECT_AFTER", 0.0)
+    assert pool.borrow() is one
+    pool.give_back(one)
+    # A network that swallows everything: the connection looks alive, and is not.
+    end = socket.socket(fileno=one.fileno())
+    end.shutdown(socket.SHUT_WR)
+    end.detach()
+    two = pool.borrow()
+    assert two is not one
+    pool.give_back(two)
+    pool.close()
+
+
+def test_one_in_a_transaction_is_not_taken_back(database_url):
+    pool = ConnectionPool(database_url, most=1)
+    one = pool.borrow()
+    with one.cursor() as cr:
+        cr.execute("BEGIN")
+    pool.give_back(one)
+    assert one.closed
+    pool.give_back(pool.borrow())
+    pool.close()
+
+
+def test_a_failure_to_connect_gives_the_place_back(tmp_path):
+    pool = ConnectionPool(f"postgresql:///x?host={tmp_path}", most=1, patience=0.05)
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable, match="can't be reached"):
+            pool.borrow()
+
+
+def test_a_lost_connection_is_said_to_be_lost(database_url, postgres_server):
+    connection = connect(database_url, application_name="procman http.1")
+    with connection.cursor() as cr:
+        cr.execute("SHOW application_name")
+        assert cr.fetchone() == ("procman http.1",)
+        postgres_server.execute(f"SELECT pg_terminate_backend({pid(connection)}, 30000)")
+        with pytest.raises(DatabaseUnavailable):
+            cr.execute("SELECT 1")
+    with pytest.raises(DatabaseUnavailable):
+        connection.cursor()
+
+
+def test_an_applications_name_in_the_url_wins(database_url):
+    connection = connect(f"{database_url}&application_name=mine")
+    with connection.cursor() as cr:
+        cr.execute("SHOW application_name")
+        assert cr.fetchone() == ("mine",)
+    connection.close()
