@@ -45,7 +45,7 @@ def serve(child: Child) -> None:
     if child.database is not None and not exchange.listen(wait=_HEARD_WITHIN):
         log.warning("The bus is not heard yet; polls wait for it")
     woken = threading.Event()
-    connections = Connections()
+    connections = Connections(lambda: child.retiring is not None)
     # A request may reach a limit between units: then this greenlet has to see that it is time to go.
     routes = Routes(child, exchange, application, poll_timeout=work.poll_timeout, unit_ended=woken.set)
     servers = [Server(listener, routes, connections) for listener in child.listeners]
@@ -55,7 +55,6 @@ def serve(child: Child) -> None:
     _attend(child, woken)
     for server in servers:
         server.close()
-    connections.leaving = True
     exchange.release()
     connections.drain(linger=0.0 if child.retiring is Reason.LOST else _LINGER)
     exchange.close()

@@ -29,12 +29,17 @@ _LAST_CALL = 1.0
 
 
 class Connections:
-    """The open connections of this worker. ``leaving``: every answer from now on is the last one."""
+    """The open connections of a worker, which ``is_leaving`` says is about to go."""
 
-    def __init__(self) -> None:
-        self.leaving = False
+    def __init__(self, is_leaving: Callable[[], bool]) -> None:
+        self._is_leaving = is_leaving
         self._open: set[Handler] = set()
         self._changed = threading.Event()
+
+    @property
+    def leaving(self) -> bool:
+        """No more connections, and every answer from now on is the last of its connection."""
+        return self._is_leaving()
 
     def add(self, handler: Handler) -> None:
         self._open.add(handler)
