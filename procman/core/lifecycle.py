@@ -12,6 +12,18 @@ from dataclasses import dataclass
 from procman.core.reason import Reason
 from procman.core.spec import DatabaseSpec, PoolSpec
 
+# Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
+# socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
+MOST_TEXT = 40_000
+
+
+def cut(text: str) -> str:
+    """The text, without its middle if it is too long for a message."""
+    if len(text) <= MOST_TEXT:
+        return text
+    half = MOST_TEXT // 2 - 50
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:

@@ -108,11 +108,15 @@ class Commands:
         if operation.call is None:
             return
         failed = {name: end for name, end in operation.pools.items() if end["outcome"] != Outcome.DONE.value}
+        fields: dict[str, Any] = {"operation": operation.id, "pools": operation.pools}
+        pool = self._daemon.arbiter.pools.get(next(iter(operation.pools)))
+        if operation.command == "scale" and pool is not None:
+            fields["numprocesses"] = pool.target
         if failed:
             reason = "; ".join(f"{operation.command} {name}: {end['reason']}" for name, end in failed.items())
-            operation.call.fail(reason, fields={"operation": operation.id, "pools": operation.pools})
+            operation.call.fail(reason, fields=fields)
         else:
-            operation.call.reply({"operation": operation.id, "pools": operation.pools})
+            operation.call.reply(fields)
 
     # -- reading ------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman.core.spec import Kind
+from procman.observe.stacks import worker_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +42,7 @@ class Stacks:
 
     def describe(self) -> str:
         """For the log: a line about the worker and its unit, then the stacks."""
-        head = f"Worker {self.worker} ({self.pid})"
-        if self.unit is not None:
-            u = self.unit
-            head += (
-                f" {u['name']} for {u['seconds']:.3f} s (db:{u['database'] or 'n/a'} uid:{u['user'] or 'n/a'} "
-                f"qc:{u['queries']} qt:{u['query_seconds']:.3f} pt:{u['python_seconds']:.3f})"
-            )
-        return f"{head}\n{self.text.rstrip()}"
+        return worker_text(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
         """For the control socket."""

@@ -1,7 +1,6 @@
 """A message channel between two processes: an AF_UNIX SOCK_SEQPACKET pair that carries JSON and descriptors.
 
-SEQPACKET keeps message boundaries and, unlike a datagram pair, tells each end when the other is gone
-(unix(7)). A message is cut to what the socket buffer surely holds, so that a send can't block for ever.
+SEQPACKET keeps message boundaries and, unlike a datagram pair, tells each end when the other is gone (unix(7)).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from procman.core.codec import decode, encode
 from procman.errors import ChannelClosed
 
-MOST_BYTES = 160 * 1024  # below the default wmem_default of 212,992 bytes, whose half is bookkeeping at worst
+MOST_BYTES = 256 * 1024  # more than any socket buffer of the default size holds
 MOST_FDS = 64
 
 
@@ -38,7 +37,7 @@ class Channel:
 
         A reader that does not read for so long that its buffer is full is as good as gone: ChannelClosed.
         """
-        data = json.dumps(encode(message), separators=(",", ":")).encode()
+        data = json.dumps(encode(message), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         try:
             self._sock.setblocking(False)
             socket.send_fds(self._sock, [data], list(fds), socket.MSG_NOSIGNAL)
@@ -54,7 +53,7 @@ class Channel:
         # Not MSG_DONTWAIT: gevent's socket, which this is in a long-polling worker, waits then all the same.
         self._sock.setblocking(wait)
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, 256 * 1024, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._sock, MOST_BYTES, MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:

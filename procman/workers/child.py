@@ -25,7 +25,7 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring
+from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring, cut
 from procman.core.reason import Reason
 from procman.errors import ChannelClosed, UnitAborted
 from procman.observe.memory import memory
@@ -119,7 +119,7 @@ class Child:
 
     def failed(self, traceback: str) -> None:
         """Tell the arbiter why this worker can't start."""
-        self._tell(Failed(traceback=traceback))
+        self._tell(Failed(traceback=cut(traceback)))
 
     @property
     def wake_fds(self) -> tuple[int, ...]:
@@ -241,7 +241,7 @@ class Child:
             self._lost()
 
     def _on_dump(self, signum: int, frame: FrameType | None) -> None:
-        self._tell(Dumped(text=format_stacks(frame)))
+        self._tell(Dumped(text=cut(format_stacks(frame))))
 
     def _tell(self, message: object) -> None:
         if (channel := self._channel) is not None:

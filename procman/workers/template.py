@@ -15,7 +15,7 @@ import traceback
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild
+from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild, cut
 from procman.core.spec import CronWork, HttpWork
 from procman.errors import ChannelClosed
 from procman.observe import logs
@@ -52,7 +52,7 @@ class Template:
             if self._boot.database is not None:
                 import_runtime()
         except Exception:  # the application's code: whatever it raises is the reason why it can't serve
-            self._channel.send(Failed(traceback=traceback.format_exc()))
+            self._channel.send(Failed(traceback=cut(traceback.format_exc())))
             boot.leave(boot.BOOT_FAILED)
         boot.freeze()
         self._channel.send(Ready())

@@ -53,5 +53,5 @@ def test_unknown_fields_are_ignored_and_missing_ones_take_their_default():
     [None, 1, [], {}, {"is": "Nothing"}, {"is": "Forked"}, {"is": "Forked", "pid": "7"}, {"is": "Boot", "pool": {}}],
 )
 def test_what_is_no_message_is_refused(data):
-    with pytest.raises(ValueError, match="expected|missing"):
+    with pytest.raises(ValueError, match=r"expected|missing"):
         decode(say.FromChild, data)
