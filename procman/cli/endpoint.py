@@ -50,7 +50,10 @@ def in_file(path: str, environ: Mapping[str, str]) -> str:
         state_dir = daemon.get("state_dir", "var")
         if not isinstance(state_dir, str):
             raise ConfigurationError(f"{path}: procman.state_dir: expected a path")
-        control = f"ipc://{os.path.join(state_dir, 'control.sock')}"
+        # Not simply in there: the path of a unix socket is short, and a state directory may be deep.
+        from procman.config.places import default_endpoint
+
+        return default_endpoint("control.sock", os.path.normpath(os.path.join(base, state_dir)), environ)
     if not isinstance(control, str):
         raise ConfigurationError(f'{path}: procman.control: expected an endpoint such as "ipc://var/control.sock"')
     scheme, separator, rest = control.partition("://")

@@ -7,12 +7,11 @@ import os
 import re
 from urllib.parse import urlsplit
 
+from procman.config.places import LONGEST_SOCKET_PATH
 from procman.config.problems import Code
 from procman.config.values import Given, Text, Type, toml_string
 from procman.core.spec import Address, PassedSocket, TcpAddress, UnixAddress
 
-# unix(7): sun_path has 108 bytes with the terminating NUL.
-LONGEST_SOCKET_PATH = 107
 EMBEDDED = "embedded"
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")

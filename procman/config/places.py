@@ -10,10 +10,11 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from procman.config.addresses import LONGEST_SOCKET_PATH
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# unix(7): sun_path has 108 bytes with the terminating NUL.
+LONGEST_SOCKET_PATH = 107
 
 # What PostgreSQL calls its socket, in the directory it is given.
 _POSTGRES_SOCKET = ".s.PGSQL.5432"

@@ -13,11 +13,11 @@ from procman.version import __version__
 
 ROOT = Path(__file__).parents[2]
 POOL = '[pools.sh]\nkind = "exec"\ncommand = ["sh"]\n'
-WRONG = '[procman]\nlog_format = "jsno"\n[pools.sh]\nkind = "exec"\ncommand = ["sh"]\nwrokers = 2\n'
+WRONG = '[procman]\nlog_format = "jsno"\n[pools.sh]\nkind = "exec"\ncommand = ["sh"]\nworkres = 2\n'
 COMPLAINT = (
     'procman.toml:2:14: error[P025]: procman.log_format: expected one of "text" or "json", got "jsno"; '
     'did you mean "json"?\n'
-    'procman.toml:6:1: error[P010]: pools.sh.wrokers: unknown key; did you mean "workers"?\n'
+    'procman.toml:6:1: error[P010]: pools.sh.workres: unknown key; did you mean "workers"?\n'
 )
 
 

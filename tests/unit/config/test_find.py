@@ -7,7 +7,7 @@ import os
 import pytest
 
 from procman.config import find
-from procman.config.find import PLACES
+from procman.config.files import PLACES
 from procman.errors import ConfigurationError
 
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from procman.cli.endpoint import in_file
 from procman.config import read
 from procman.config.places import default_endpoint, postgres_socket_dir
 from procman.core.spec import (
@@ -297,3 +298,4 @@ class TestPlaces:
         spec = read(str(deep / "procman.toml"), {})
         assert len(spec.control[0].removeprefix("ipc://").encode()) <= 107
         assert spec.pools[0].work.data_dir == f"{spec.state_dir}/postgres"
+        assert in_file(str(deep / "procman.toml"), {}) == spec.control[0]
