@@ -155,12 +155,13 @@ def _take_passed(address: PassedSocket, environ: Mapping[str, str]) -> socket.so
         raise AddressError(f"{address}: {len(numbers)} sockets have this name; give each its FileDescriptorName=")
     # A copy: the passed descriptor stays for the next time the configuration is read. Neither goes to children.
     os.set_inheritable(numbers[0], False)
-    sock = socket.socket(fileno=os.dup(numbers[0]))
+    copy = os.dup(numbers[0])
     try:
-        listens = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError:
-        listens = False
-    if not listens:
+        sock = socket.socket(fileno=copy)
+    except OSError as error:  # not a socket at all
+        os.close(copy)
+        raise AddressError(f"{address}: {os.strerror(error.errno or 0).lower()}") from error
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.close()
         raise AddressError(f"{address}: the socket that was passed does not listen for connections")
     if sock.family in (socket.AF_INET, socket.AF_INET6):

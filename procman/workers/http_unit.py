@@ -37,18 +37,16 @@ class Units:
         self._child = child
         self._application = application
         self._signaling: Any = None
-        self._run_job: Callable[..., Any] | None = None
         if child.database is not None:
-            # Without a database neither is loaded, and /queue_job/runjob is the application's own affair.
+            # Not at the top: without a database no driver is loaded.
             from procman import signaling
-            from procman.jobs import execute
 
             self._signaling = signaling
-            self._run_job = execute.run
 
     def serve(self, request: Request, connection: Connection) -> None:
         """Answer the request: everything from the call of the application to the first attempt to send."""
-        if request.path == RUN_JOB and request.method == "GET" and self._run_job is not None:
+        if request.path == RUN_JOB and request.method == "GET" and self._signaling is not None:
+            # Without a database there are no jobs of ours, and the path is the application's own affair.
             self._serve_job(request, connection)
             return
         environ = make_environ(request, connection.base, connection.peer)
@@ -67,10 +65,10 @@ class Units:
         exchange.held = lambda: transaction.opened
         try:
             status = exchange.run(self._application, environ)
-            if status < 500:
-                transaction.commit()
-            else:
+            if status >= 500:
                 transaction.rollback()
+            elif not transaction.ended:  # by the application itself
+                transaction.commit()
         except BaseException:
             transaction.rollback()
             raise
@@ -145,8 +143,9 @@ class Units:
         exchange.finish()
 
     def _job(self, database: str, uuid: str, exchange: Exchange) -> int:
-        assert self._run_job is not None
-        outcome = self._run_job(database, uuid, worker=self._child.name)
+        from procman.jobs import execute
+
+        outcome = execute.run(database, uuid, worker=self._child.name)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 

@@ -1,0 +1,90 @@
+"""The transaction of a unit, and what the client may conclude from the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from procman.core.spec import Limits
+from tests.integration.http.harness import Service, service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TABLES = """
+CREATE TABLE written (value text);
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE parent_of_nobody (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+"""
+
+
+@pytest.fixture
+def web(short_path: Path, database_url: str) -> Iterator[Service]:
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cr:
+        cr.execute(TABLES)
+    connection.close()
+    with service(short_path, "database_application:application", limits=Limits(time_cpu=1.0)) as made:
+        made.start(database=database_url)
+        made.start(database=database_url)
+        yield made
+
+
+def count(web: Service, value: str) -> list[str]:
+    """What either worker sees."""
+    answers: dict[str, str] = {}
+    with web.connect() as first, web.connect() as second:
+        answers["first"] = first.request("GET", f"/count?{value}").text
+        answers["second"] = second.request("GET", f"/count?{value}").text
+    return list(answers.values())
+
+
+def test_an_answered_write_is_visible_to_everybody(web: Service) -> None:
+    for number in range(20):
+        assert web.get(f"/write?v{number}").body == b"written"
+        assert count(web, f"v{number}") == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "written"),
+    [
+        ("/deny", 404, "1"),
+        ("/refuse", 500, "0"),
+        ("/raise", 500, "0"),
+        ("/conflict", 503, "0"),
+        ("/deferred", 500, "0"),
+        ("/unavailable", 503, "0"),
+        ("/large", 200, "1"),
+    ],
+)
+def test_the_unit_commits_below_500_and_only_then(web: Service, path: str, status: int, written: str) -> None:
+    with web.connect() as client:
+        response = client.request("GET", f"{path}?x")
+        assert response.status == status
+        assert ("retry-after" in response.headers) == (status == 503)
+        # The same worker goes on with a clean transaction.
+        assert client.request("GET", "/count?x").text == written
+
+
+def test_a_unit_ended_by_its_limit_is_rolled_back(web: Service) -> None:
+    with web.connect() as client:
+        assert client.request("GET", "/burn?x").status == 503
+        assert client.closed()
+    assert count(web, "x") == ["0", "0"]
+
+
+def test_a_unit_that_uses_no_database_needs_none(short_path: Path) -> None:
+    with service(short_path, "database_application:application") as web:
+        web.start(database=f"postgresql:///x?host={short_path}")
+        assert web.get("/free").body == b"free"
+        response = web.get("/count?x")
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+
+
+def test_the_scoreboard_tells_of_queries(web: Service) -> None:
+    with web.connect() as client:
+        client.request("GET", "/write?x")
+    assert sorted(worker.board.read(0).queries for worker in web.workers) == [0, 1]
