@@ -15,7 +15,7 @@ _FURTHER = frozenset({"DETAIL", "HINT", "CONTEXT", "STATEMENT", "QUERY", "LOCATI
 
 # LOG is what a server says about itself. Most of it is chatter; these begin or end a crash.
 _NOTABLE = re.compile(
-    r"was terminated by signal|exited with exit code|terminating any other active|was interrupted|"
+    r"was terminated by signal|terminating any other active|was interrupted|"
     r"not properly shut down|database system is ready"
 )
 # Said once for every session when the server is stopped.

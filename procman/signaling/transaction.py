@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from weakref import WeakSet
 
 import psycopg2.errors
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
@@ -67,6 +68,7 @@ class Unit:
         self._connection: Connection | None = None
         self._signals: Signals | None = None
         self._ended = False
+        self._cursors: WeakSet[Cursor] = WeakSet()
         self._invalidated: set[str] = set()
         self._private: dict[str, Generation] = {}
         self._generations: dict[str, Generation] = {}
@@ -90,7 +92,9 @@ class Unit:
 
     def cursor(self) -> Cursor:
         """A cursor in the unit's transaction, which is opened. Raises DatabaseUnavailable, NoDatabase."""
-        return cast("Cursor", self.connection().cursor())
+        cursor = cast("Cursor", self.connection().cursor())
+        self._cursors.add(cursor)
+        return cursor
 
     def invalidate(self, *groups: str) -> None:
         """Signal these groups when, and only if, the unit commits. Until then the unit bypasses their caches."""
@@ -238,6 +242,9 @@ class Unit:
         self._ended = True
         if _current.get() is self:
             _current.set(None)
+        for cursor in self._cursors:
+            # Or it would go on speaking on a connection that may be another unit's by then.
+            cursor.close()
         connection, self._connection = self._connection, None
         self._private.clear()
         self._generations.clear()

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from procman.unix.privileges import Account
 
 
-def embedded_cluster(data_dir: str, socket_dir: str) -> Cluster:
+def embedded_cluster(data_dir: str, socket_dir: str, binaries: Binaries | None = None) -> Cluster:
     """The cluster in ``data_dir``, owned by an account that PostgreSQL accepts. Raises DatabaseSetupError."""
-    binaries = binaries_for(data_dir)
+    binaries = binaries or binaries_for(data_dir)
     if os.geteuid() != 0:
         return Cluster(data_dir, socket_dir, Owner(os.getuid(), os.getgid()), binaries)
     account = _account(data_dir)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
+from procman.db.binaries import find_binaries
 from procman.unix.process import die_with_parent
 from procman.workers.postgres import embedded_cluster
 
@@ -28,7 +29,11 @@ class Server:
         self.directory = directory
         self._settings = settings
         self._tests = os.getpid()
-        self.cluster: Cluster = embedded_cluster(os.path.join(directory, "data"), os.path.join(directory, "s"))
+        major = os.environ.get("PROCMAN_TEST_POSTGRES")  # a version to test with, when several are there
+        binaries = find_binaries(int(major) if major else None)
+        self.cluster: Cluster = embedded_cluster(
+            os.path.join(directory, "data"), os.path.join(directory, "s"), binaries
+        )
         self.start()
 
     def start(self) -> None:

@@ -245,3 +245,23 @@ def test_a_session_that_stays_does_not_keep_it_alive_for_ever(short_path):
     assert worker.process.wait(30) == 0
     busy.close()
     os.close(worker.board.fd)
+
+
+def test_a_pid_that_belongs_to_somebody_else_by_now(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        worker.process.send_signal(signal.SIGINT)
+        worker.process.wait(30)
+        worker.wait_until_left()
+    owner = worker.data.stat()
+    stranger = subprocess.Popen(["sleep", "600"], user=owner.st_uid if os.geteuid() == 0 else None)
+    try:
+        # What a machine that crashed leaves, where pids begin anew: a container.
+        (worker.data / "postmaster.pid").write_text(f"{stranger.pid}\n{worker.data}\n1\n5432\n\n\n\nready\n")
+        os.chown(worker.data / "postmaster.pid", owner.st_uid, owner.st_gid)
+        with PostgresWorker(short_path) as again:
+            again.wait_until_ready()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()

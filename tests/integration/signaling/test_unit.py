@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import psycopg2
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import procman
 from procman import signaling
 from procman.core.spec import DatabaseSpec
-from procman.errors import DatabaseUnavailable, NoDatabase
+from procman.errors import DatabaseUnavailable, NoDatabase, UnitAborted
 from procman.signaling import runtime
 from tests.support.pricer import with_schema
 from tests.support.server import Server
@@ -303,3 +305,43 @@ def test_a_forked_child_starts_without_its_parents_connections(configured):
     with unit.cursor() as cr:
         cr.execute("SELECT 1")
     unit.commit()
+
+
+def test_its_cursors_end_with_it(configured):
+    unit = signaling.begin()
+    cr = unit.cursor()
+    cr.execute("SELECT 1")
+    unit.commit()
+    with pytest.raises(psycopg2.InterfaceError):
+        cr.execute("SELECT 1")
+    with pytest.raises(RuntimeError, match="the unit has ended"):
+        unit.cursor()
+    with pytest.raises(RuntimeError, match="the unit has ended"):
+        unit.commit()
+
+
+def test_a_limit_that_ends_a_unit_in_its_query(configured, truth):
+    """UnitAborted comes out of a signal handler, in the middle of whatever runs."""
+
+    def abort(signum, frame):
+        raise UnitAborted("cpu_time")
+
+    before = signal.signal(signal.SIGUSR1, abort)
+    unit = signaling.begin()
+    try:
+        cr = unit.cursor()
+        cr.execute("UPDATE item SET price = 7 WHERE id = 1")
+        procman.invalidate("prices")
+        timer = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+        timer.start()
+        with pytest.raises(UnitAborted):
+            cr.execute("SELECT pg_sleep(0.3)")
+        timer.join()
+        unit.rollback()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert signaling.current() is None
+    assert truth() == 0
+    with procman.cursor() as cr:
+        cr.execute("SELECT price FROM item WHERE id = 1")
+        assert cr.fetchone() == (0,)
