@@ -229,7 +229,7 @@ class Pool:
                     generation=generation,
                     spawned_at=now,
                     deadline=now + spec.start_timeout,
-                    ready_by=now + spec.work.start_seconds if isinstance(spec.work, ExecWork) else None,
+                    ready_by=_ready_by(spec, now),
                 )
                 self.workers[worker.id] = worker
                 yield Spawn(worker.id, spec, slot, generation)
@@ -539,6 +539,13 @@ class Pool:
         if worker is None:
             return report
         return replace(report, worker=worker.name, slot=worker.slot, generation=worker.generation, pid=worker.pid)
+
+
+def _ready_by(spec: PoolSpec, now: float) -> float | None:
+    """When a command counts as ready by having lived; None when the worker says it."""
+    if isinstance(spec.work, ExecWork) and not spec.work.notify:
+        return now + spec.work.start_seconds
+    return None
 
 
 def describe_status(status: int | None) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from procman.core import event as ev
 from procman.core import lifecycle as say
 from procman.core.pool import describe_status
-from procman.core.spec import JobrunnerWork, Kind
+from procman.core.spec import ExecWork, JobrunnerWork, Kind
+from procman.daemon.readiness import ReadinessSocket
 from procman.errors import ChannelClosed
 from procman.unix import process
 from procman.unix.channel import Channel, pair
@@ -81,6 +82,7 @@ class Children:
         self._emit = emit
         self._free_records = list(range(board.size - 1, -1, -1))
         self._ended: list[Process] = []
+        self._readiness = ReadinessSocket(loop, self._on_command_ready)
 
     # -- effects ------------------------------------------------------------------------------------------
 
@@ -178,6 +180,7 @@ class Children:
 
     def close(self) -> None:
         """End the templates' channels; for the very end, when no worker is left."""
+        self._readiness.close()
         for template in self._templates.values():
             self._close_channel(template)
 
@@ -185,6 +188,8 @@ class Children:
 
     def _execute(self, child: Process, module: str, channel_fd: int) -> None:
         env = {**os.environ, **dict(child.spec.env)}
+        if isinstance(child.spec.work, ExecWork) and child.spec.work.notify:
+            env["NOTIFY_SOCKET"] = self._readiness.address
         child.pid = process.spawn(module, channel_fd, env=env)
         self._watch(child)
         if isinstance(child, WorkerProcess):
@@ -279,6 +284,11 @@ class Children:
                     callback(text)
                 if not waiting:
                     log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", worker.name, worker.pid, text)
+
+    def _on_command_ready(self, leader: int) -> None:
+        for worker in self.workers.values():
+            if worker.pid == leader and isinstance(worker.spec.work, ExecWork) and worker.spec.work.notify:
+                self._emit(ev.WorkerReady(worker.id))
 
     # -- watching -----------------------------------------------------------------------------------------
 

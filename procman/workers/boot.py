@@ -53,11 +53,20 @@ def adopt_policy(spec: PoolSpec) -> None:
     if spec.nice is not None:
         os.nice(spec.nice)
     for name, most in spec.rlimits:
-        number = getattr(resource, f"RLIMIT_{name.upper()}")
-        hard = resource.getrlimit(number)[1]
-        resource.setrlimit(number, (most, most if hard == resource.RLIM_INFINITY else min(most, hard)))
+        limit_resource(name, most)
     drop_to(spec.user, spec.group)
     os.chdir(spec.working_dir)
+
+
+def limit_resource(name: str, most: int) -> None:
+    """Set both limits of a resource, setrlimit(2); to the hard limit when that is lower and can't be raised."""
+    number = getattr(resource, f"RLIMIT_{name.upper()}")
+    try:
+        resource.setrlimit(number, (most, most))
+    except ValueError:  # what Python makes of EPERM: only root may raise a hard limit
+        hard = resource.getrlimit(number)[1]
+        log.warning("The limit %s is %d, because this account may not raise it to %d", name, hard, most)
+        resource.setrlimit(number, (hard, hard))
 
 
 def executed(channel_fd: int) -> Child:

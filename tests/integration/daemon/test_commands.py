@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 
 import pytest
 
@@ -173,3 +174,23 @@ start_seconds = 0.5
     with Procmand(short_path, configuration) as daemon:
         daemon.wait(lambda: (short_path / "out").exists() and (short_path / "out").read_text(), "the output")
         assert (short_path / "out").read_text().split() == ["green", "0077", str(short_path), "x.1"]
+
+
+def test_a_command_may_say_by_itself_when_it_is_ready(short_path):
+    say = "import os, socket, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+    say += "open('started', 'w').close(); "
+    say += "[time.sleep(0.01) for _ in iter(lambda: os.path.exists('go'), True)]; "
+    say += "s.sendto(b'READY=1', chr(0) + os.environ['NOTIFY_SOCKET'][1:]); time.sleep(1000)"
+    configuration = f"""
+[pools.x]
+kind = "exec"
+command = ["{sys.executable}", "-c", "{say}"]
+ready = "notify"
+start_seconds = 0.01
+"""
+    with Procmand(short_path, configuration, ready=False) as daemon:
+        daemon.wait(lambda: (short_path / "started").exists(), "the command to run")
+        assert daemon.pool("x")["ready"] == 0
+        (short_path / "go").touch()
+        daemon.wait_said("READY=1")
+        assert daemon.pool("x")["ready"] == 1
