@@ -126,10 +126,27 @@ class Connection:
         """Send at once what the kernel takes; `flush` sends the rest."""
         if self.closed:
             return
-        if len(parts) > 1 and (len(parts) > 16 or sum(map(len, parts)) < _JOINED):
-            parts = [b"".join(parts)]
+        if len(parts) > 16 or sum(map(len, parts)) < _JOINED:
+            data = b"".join(parts)
+            if not self._out:
+                self._send_at_once(data)
+                return
+            parts = [data]
         self._out += parts
         self.flush()
+
+    def _send_at_once(self, data: bytes) -> None:
+        """The usual case: the kernel takes all of it."""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self._unsent = None
+            self._out.append(memoryview(data)[sent:])
 
     def send_file(self, head: bytes, file: FileWrapper, region: tuple[int, int, int]) -> None:
         """Send the head and a region of a file by sendfile(2); the file is closed when it is through."""

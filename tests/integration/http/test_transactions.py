@@ -88,3 +88,19 @@ def test_the_scoreboard_tells_of_queries(web: Service) -> None:
     with web.connect() as client:
         client.request("GET", "/write?x")
     assert sorted(worker.board.read(0).queries for worker in web.workers) == [0, 1]
+
+
+# -- jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_run_for_this_machine_only(web: Service) -> None:
+    with web.connect() as client:
+        response = client.request("GET", "/queue_job/runjob?db=x&job_uuid=y", X_Forwarded_For="192.0.2.1")
+        assert (response.status, response.text) == (403, "jobs are run for this machine only\n")
+        assert client.request("GET", "/queue_job/runjob?db=x").status == 400
+
+
+def test_without_a_database_the_path_of_jobs_is_the_application_s(short_path: Path) -> None:
+    with service(short_path) as web:
+        web.start()
+        assert web.get("/queue_job/runjob?db=x&job_uuid=y").text.startswith("hello from")
