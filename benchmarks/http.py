@@ -85,7 +85,7 @@ def start_procman(directory: Path) -> Server:
 def start_gunicorn(directory: Path) -> Server:
     environment = directory / "venv"
     venv.create(environment, with_pip=True)
-    python = environment / "bin" / "python"
+    python = str(environment / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "gunicorn"], check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

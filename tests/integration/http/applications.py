@@ -134,9 +134,11 @@ def application(environ: dict[str, Any], start_response: StartResponse) -> Itera
     return ROUTES.get(environ["PATH_INFO"], hello)(environ, start_response)
 
 
-@validator  # type: ignore[arg-type]
-def validated(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+def strict(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     data = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or "0"))
     environ["wsgi.errors"].write("")
     start_response(OK, [("Content-Type", "application/octet-stream")])
     return [data or b"empty"]
+
+
+validated = validator(strict)

@@ -148,7 +148,7 @@ class Service:
     def get(self, path: str, **headers: str) -> Response:
         """One request on a connection of its own."""
         with self.connect() as client:
-            return client.request("GET", path, **headers)
+            return client.request("GET", path, b"", **headers)
 
     def close(self) -> None:
         for worker in self.workers:
