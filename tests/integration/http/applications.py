@@ -131,7 +131,7 @@ ROUTES: dict[str, Callable[..., Iterable[bytes]]] = {
 
 
 def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    return ROUTES.get(environ["PATH_INFO"], hello)(environ, start_response)
+    return ROUTES[environ["PATH_INFO"] if environ["PATH_INFO"] in ROUTES else "/"](environ, start_response)
 
 
 def strict(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
