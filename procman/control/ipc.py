@@ -81,9 +81,13 @@ def _bind(path: str) -> Listener:
 
 def _directory(directory: str, endpoint: str) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    mode = os.stat(directory).st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    found = os.stat(directory)
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise AddressError(f"{endpoint}: everybody may write to {directory}, and so replace the socket")
+    # Below a directory such as /tmp, somebody else may have been there first and made one with our name.
+    above = os.stat(os.path.join(directory, ".."))
+    if above.st_mode & stat.S_IWOTH and found.st_uid not in (0, os.geteuid()):
+        raise AddressError(f"{endpoint}: {directory} belongs to somebody else (uid {found.st_uid})")
 
 
 def _clear(path: str, endpoint: str) -> None:
