@@ -22,6 +22,9 @@ log = logging.getLogger("procman.longpolling")
 
 MOST_COLLECTED = 1024 * 1024
 
+# PostgreSQL, appendix A: serialization_failure and deadlock_detected. The same request may well succeed.
+_LOST_AGAINST_ANOTHER = ("40001", "40P01")
+
 
 class _Response:
     """What the application has said so far, for as long as it can be taken back."""
@@ -127,7 +130,7 @@ def _stream(
 def _finish(unit: Unit, response: _Response) -> None:
     if response.failed:
         unit.rollback()
-    else:
+    elif not unit.ended:  # by the application itself
         unit.commit()
 
 
@@ -140,9 +143,17 @@ def _close(iterable: Any) -> None:
 def _failure(error: Exception, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     text = [("Content-Type", "text/plain; charset=utf-8")]
     if isinstance(error, DatabaseUnavailable):
-        log.warning("%s %s: %s", environ["REQUEST_METHOD"], environ["PATH_INFO"], error)
+        log.warning("%s %s: %s", *_named(environ), error)
         start_response("503 Service Unavailable", [*text, ("Retry-After", "1")])
         return [b"The database is not available.\n"]
-    log.error("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"], exc_info=error)
+    if getattr(error, "pgcode", None) in _LOST_AGAINST_ANOTHER:
+        log.info("%s %s lost against another transaction: %s", *_named(environ), str(error).strip())
+        start_response("503 Service Unavailable", [*text, ("Retry-After", "0")])
+        return [b"Somebody else was faster. Try again.\n"]
+    log.error("%s %s failed", *_named(environ), exc_info=error)
     start_response("500 Internal Server Error", text)
     return [b"Internal Server Error\n"]
+
+
+def _named(environ: dict[str, Any]) -> tuple[str, str]:
+    return environ["REQUEST_METHOD"], environ["PATH_INFO"]
