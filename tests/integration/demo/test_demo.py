@@ -158,7 +158,7 @@ def test_wrong_methods_are_told_the_right_ones(browser):
 
 def test_a_new_product_is_in_the_registry(browser):
     assert len(browser("GET", "/prices")[1]["prices"]) == 8
-    status, added = browser("POST", "/prices", '{"name": "Kettle <b>", "price": "39.00"}'.encode())
+    status, added = browser("POST", "/prices", b'{"name": "Kettle <b>", "price": "39.00"}')
     assert (status, added["name"], added["price"]) == (200, "Kettle <b>", "39.00")
     assert browser("GET", f"/prices/{added['id']}")[1]["name"] == "Kettle <b>"
     assert len(browser("GET", "/prices")[1]["prices"]) == 9
