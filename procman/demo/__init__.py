@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import procman
+from procman import signaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,7 +96,11 @@ def tick() -> None:
     """Every ten seconds, in one of the cron workers."""
     set_up()
     with procman.cursor() as cr:
-        cr.execute("UPDATE demo.clock SET ticks = ticks + 1, at = now(), worker = %s RETURNING ticks", [worker()])
+        cr.execute(
+            "INSERT INTO demo.clock (id, ticks, at, worker) VALUES (1, 1, now(), %s) ON CONFLICT (id)"
+            " DO UPDATE SET ticks = clock.ticks + 1, at = excluded.at, worker = excluded.worker RETURNING ticks",
+            [worker()],
+        )
         ((ticks,),) = cr.fetchall()
     procman.bus.send("cron", {"ticks": ticks, "worker": worker()})
 
@@ -116,8 +121,7 @@ CREATE TABLE IF NOT EXISTS demo.change (
     product integer NOT NULL, old numeric(12, 2), new numeric(12, 2), at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE IF NOT EXISTS demo.work (number integer, worker text, at timestamptz NOT NULL DEFAULT now());
-CREATE TABLE IF NOT EXISTS demo.clock (ticks bigint NOT NULL, at timestamptz, worker text);
-INSERT INTO demo.clock SELECT 0 WHERE NOT EXISTS (SELECT FROM demo.clock);
+CREATE TABLE IF NOT EXISTS demo.clock (id integer PRIMARY KEY, ticks bigint, at timestamptz, worker text);
 INSERT INTO demo.product (name, price)
     SELECT name, price FROM (VALUES
         ('Espresso beans, 1 kg', 18.90), ('Olive oil, 0.75 l', 12.50), ('Notebook, A5, dotted', 9.80),
@@ -127,15 +131,16 @@ INSERT INTO demo.product (name, price)
 """
 
 
-@cache
 def set_up() -> None:
-    """Create the tables if they aren't there. Every process does this once, many of them at the same time.
+    """Create the tables in the unit's database if they aren't there: each process once, many at the same time."""
+    unit = signaling.current()
+    _set_up(unit.database if unit is not None else signaling.databases()[0])
 
-    Not in the unit: its snapshot may be older than the tables that another process has just made.
-    """
-    from procman import signaling
 
-    connection = signaling.connect(signaling.databases()[0])
+@cache
+def _set_up(database: str) -> None:
+    # Not in the unit: its snapshot may be older than the tables that another process has just made.
+    connection = signaling.connect(database)
     try:
         with connection.cursor() as cr:
             cr.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtext('procman.demo'))")
@@ -233,10 +238,13 @@ def _post_product(environ: dict[str, Any]) -> dict[str, Any]:
     return _price(environ, add_product(name.strip(), _amount(given.get("price"))))
 
 
-def _jobs(environ: dict[str, Any]) -> dict[str, int]:
-    from procman import jobs
+_JOB_STATES = ("wait_dependencies", "pending", "enqueued", "started", "done", "failed", "cancelled")
 
-    return jobs.counts()
+
+def _jobs(environ: dict[str, Any]) -> dict[str, int]:
+    with procman.cursor() as cr:
+        cr.execute("SELECT state, count(*) FROM procman.job GROUP BY state")
+        return {**dict.fromkeys(_JOB_STATES, 0), **dict(cr.fetchall())}
 
 
 def _post_jobs(environ: dict[str, Any]) -> dict[str, Any]:
@@ -251,8 +259,8 @@ def _cron(environ: dict[str, Any]) -> dict[str, Any]:
     set_up()
     with procman.cursor() as cr:
         cr.execute("SELECT ticks, at, worker FROM demo.clock")
-        ((ticks, at, by),) = cr.fetchall()
-    return {"ticks": ticks, "at": at and at.isoformat(), "worker": by}
+        row = cr.fetchone()
+    return {"ticks": row[0], "at": row[1].isoformat(), "worker": row[2]} if row else {"ticks": 0}
 
 
 def _slow(environ: dict[str, Any]) -> dict[str, Any]:
