@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core.effect import Concluded, Dump, Forget, Interrupt, Kill, Leave, Level, Outcome, Report, Serving
-from procman.core.pool import Pool
+from procman.core.pool import Pool, ready_by
 from procman.core.reason import Reason
 from procman.core.snapshot import PoolSnapshot, Snapshot, WorkerSnapshot
 from procman.core.waves import dependents
@@ -124,6 +124,9 @@ class Arbiter:
         match event:
             case ev.WorkerSpawned(_, pid):
                 worker.pid = pid
+            case ev.CommandRuns():
+                if worker.state is State.STARTING:
+                    worker.ready_by = ready_by(worker.spec, now)
             case ev.WorkerReady():
                 yield from pool.worker_ready(worker, now)
             case ev.WorkerRetiring(_, reason):

@@ -53,6 +53,13 @@ class WorkerSpawned:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandRuns:
+    """The worker of an exec pool has become its command."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReady:
     worker: int
 
@@ -157,6 +164,7 @@ Event = (
     | TemplateReady
     | TemplateGone
     | WorkerSpawned
+    | CommandRuns
     | WorkerReady
     | WorkerRetiring
     | WorkerFailed

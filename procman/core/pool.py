@@ -229,7 +229,6 @@ class Pool:
                     generation=generation,
                     spawned_at=now,
                     deadline=now + spec.start_timeout,
-                    ready_by=_ready_by(spec, now),
                 )
                 self.workers[worker.id] = worker
                 yield Spawn(worker.id, spec, slot, generation)
@@ -541,8 +540,8 @@ class Pool:
         return replace(report, worker=worker.name, slot=worker.slot, generation=worker.generation, pid=worker.pid)
 
 
-def _ready_by(spec: PoolSpec, now: float) -> float | None:
-    """When a command counts as ready by having lived; None when the worker says it."""
+def ready_by(spec: PoolSpec, now: float) -> float | None:
+    """When a command that runs since now counts as ready by having lived; None when it says so itself."""
     if isinstance(spec.work, ExecWork) and not spec.work.notify:
         return now + spec.work.start_seconds
     return None

@@ -201,3 +201,8 @@ class DaemonSpec:
             if pool.name == name:
                 return pool
         raise KeyError(name)
+
+
+def listening_addresses(spec: PoolSpec) -> tuple[Address, ...]:
+    """Where the pool listens."""
+    return spec.work.binds if isinstance(spec.work, (HttpWork, LongpollingWork)) else ()

@@ -243,8 +243,11 @@ class Children:
                 received = child.channel.receive()
             except ChannelClosed:
                 self._close_channel(child)
-                if child.pid is None and isinstance(child, WorkerProcess):
-                    self._worker_ended(child, None)  # nobody will ever say who it was
+                if isinstance(child, WorkerProcess):
+                    if child.pid is None:
+                        self._worker_ended(child, None)  # nobody will ever say who it was
+                    elif child.spec.kind is Kind.EXEC:
+                        self._emit(ev.CommandRuns(child.id))
                 return
             except ValueError as error:
                 log.warning("Nonsense from %s (%s): %s", child.name, child.pid, error)

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from procman.core.spec import HttpWork, LongpollingWork, TcpAddress
+from procman.core.spec import TcpAddress, listening_addresses
 from procman.errors import AddressError
 from procman.unix.sockets import bind, unbind
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from procman.core.spec import Address, PoolSpec
 
 log = logging.getLogger("procman.arbiter")
-
-
-def addresses(spec: PoolSpec) -> tuple[Address, ...]:
-    """Where the pool listens."""
-    return spec.work.binds if isinstance(spec.work, (HttpWork, LongpollingWork)) else ()
 
 
 class Listeners:
@@ -43,7 +38,7 @@ class Listeners:
         opened: dict[Address, socket.socket] = {}
         try:
             for spec in specs:
-                for address in addresses(spec):
+                for address in listening_addresses(spec):
                     if address not in self._sockets and address not in opened:
                         opened[address] = _bind_patiently(address, deadline)
         except AddressError:
@@ -54,13 +49,13 @@ class Listeners:
 
     def close_unwanted(self, specs: Iterable[PoolSpec]) -> None:
         """Close what none of these pools wants."""
-        wanted = {address for spec in specs for address in addresses(spec)}
+        wanted = {address for spec in specs for address in listening_addresses(spec)}
         for address in [address for address in self._sockets if address not in wanted]:
             unbind(address, self._sockets.pop(address))
 
     def fds(self, spec: PoolSpec) -> list[int]:
         """The descriptors for the pool's workers, in the order of its addresses."""
-        return [self._sockets[address].fileno() for address in addresses(spec)]
+        return [self._sockets[address].fileno() for address in listening_addresses(spec)]
 
     def resolve(self, address: Address) -> Address:
         """The address with the port that the kernel chose, where 0 was asked for."""
@@ -71,7 +66,7 @@ class Listeners:
 
     def describe(self, spec: PoolSpec) -> list[str]:
         """Where the pool listens, for people."""
-        return [str(self.resolve(address)) for address in addresses(spec)]
+        return [str(self.resolve(address)) for address in listening_addresses(spec)]
 
 
 def _bind_patiently(address: Address, deadline: float) -> socket.socket:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring, cut
 from procman.core.reason import Reason
+from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
 from procman.observe.memory import memory
 from procman.observe.stacks import format_stacks
@@ -158,7 +159,9 @@ class Child:
         """
         self._channel = None
         self.retire(Reason.LOST)
-        for listener in self.listeners:
+        for listener, address in zip(self.listeners, listening_addresses(self.spec), strict=False):
+            if isinstance(address, PassedSocket):
+                continue  # the service manager holds it too, and hands it to the next daemon
             try:
                 listener.shutdown(socket.SHUT_RDWR)
             except OSError:

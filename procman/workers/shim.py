@@ -1,6 +1,7 @@
 """Becomes the command of an ``exec`` pool: takes on the pool's policy, then replaces itself by the command.
 
-The command keeps this process's pid, leads its own session, and is told to stop when the daemon dies.
+The command keeps this process's pid, leads its own session, and is told to stop when the daemon dies. The channel
+closes by itself when the command is executed: that is how the arbiter learns that it runs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main(channel_fd: int) -> NoReturn:
         boot.adopt_policy(message.pool)
         # After a change of credentials, which clears it (prctl(2), PR_SET_PDEATHSIG).
         die_with_parent(signal.Signals[f"SIG{message.pool.stop_signal}"], parent)
+        if channel.ended():
+            os._exit(0)  # the daemon died before we asked who our parent was
         os.environ["PROCMAN_WORKER"] = seat.name
         command = [argument.replace("${slot}", str(seat.slot)) for argument in work.command]
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):

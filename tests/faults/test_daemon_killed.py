@@ -43,7 +43,7 @@ def daemon(short_path):
 
 def test_idle_workers_commands_and_templates_go_at_once(daemon):
     daemon.kill()
-    daemon.wait(lambda: processes_in(daemon.directory) == [], "everything to be gone", timeout=10)
+    daemon.wait_gone(timeout=10)
     daemon.start()
     daemon.wait_said("READY=1")
 

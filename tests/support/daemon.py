@@ -11,12 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from procman.control.client import Client
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PATIENCE = 60.0  # seconds until a test that waits for an event gives up
 
@@ -88,10 +85,18 @@ class Procmand:
         self.process.wait(PATIENCE)
 
     def assert_nothing_left(self) -> None:
-        assert processes_in(self.directory) == [], self.log
+        self.wait_gone(0.0)
         left = [str(p) for p in self.directory.rglob("*") if p.is_socket() and p.name != "notify.sock"]
         assert left == [], "a socket file is left"
         assert not list(self.directory.rglob("*.lock")), "a lock is left"
+
+    def wait_gone(self, timeout: float = PATIENCE) -> None:
+        """Wait until no process of this daemon is left."""
+        try:
+            wait_until(lambda: not processes_in(self.directory), "the processes to go", timeout)
+        except AssertionError as error:
+            left = [describe_process(pid) for pid in processes_in(self.directory)]
+            raise AssertionError(f"{error}; left are {left}\n{self.log}") from None
 
     def _end_everything(self) -> None:
         self._notify.close()
@@ -210,6 +215,17 @@ def wait_until(condition, what: str, timeout: float = PATIENCE):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout} s in vain for {what}")
         select.select([], [], [], 0.02)
+
+
+def describe_process(pid: int) -> str:
+    """Command, state and kernel function of a process, for messages."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()[:3]
+        return " ".join(
+            [str(pid), *status, Path(f"/proc/{pid}/wchan").read_text(), Path(f"/proc/{pid}/cmdline").read_text()]
+        )
+    except OSError:
+        return f"{pid} (gone)"
 
 
 def processes_in(directory: Path) -> list[int]:

@@ -115,7 +115,7 @@ class World:
     def concluded(self):
         return [(end.operation, end.pool, end.outcome.value) for end in self.of(do.Concluded)]
 
-    def _perform(self, effect):
+    def _perform(self, effect):  # noqa: C901  one case for each effect
         match effect:
             case do.StartTemplate(spec, generation):
                 self.templates.add((spec.name, generation))
@@ -133,8 +133,8 @@ class World:
                 if spec.name in self.stillborn:
                     self._queue.append(ev.WorkerFailed(worker, "RuntimeError: stillborn"))
                     self._end(worker, 3)
-                elif spec.name not in self.slow and spec.kind is not Kind.EXEC:
-                    self._queue.append(ev.WorkerReady(worker))
+                elif spec.name not in self.slow:
+                    self._queue.append(ev.CommandRuns(worker) if spec.kind is Kind.EXEC else ev.WorkerReady(worker))
             case do.Retire(worker, _):
                 if worker in self.alive and self.alive[worker].spec.name not in self.stubborn:
                     self._end(worker, 0)

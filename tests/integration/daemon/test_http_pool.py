@@ -210,6 +210,7 @@ def test_a_unit_over_its_real_time_is_a_503_and_the_worker_is_replaced(short_pat
     with limited(short_path, "time_real = 1") as daemon:
         status, _ = daemon.request("GET", "/sleep")
         assert status == 503
+        daemon.wait(lambda: daemon.pool("http")["exits"], "the exit record")
         daemon.wait(lambda: daemon.pool("http")["ready"] == 2, "the replacement")
         assert [record["reason"] for record in daemon.pool("http")["exits"]] == ["real_time"]
 
@@ -220,6 +221,7 @@ def test_a_unit_over_time_inside_c_is_killed_with_its_stacks_in_the_log(short_pa
         busy = busy_worker(daemon, "/inside-c")
         thread.join(30)
         assert not isinstance(came_to[0], tuple)
+        daemon.wait(lambda: daemon.pool("http")["exits"], "the exit record")
         daemon.wait(lambda: daemon.pool("http")["ready"] == 2, "the replacement")
         assert [record["reason"] for record in daemon.pool("http")["exits"]] == ["real_time"]
         log = daemon.log
