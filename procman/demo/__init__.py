@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import procman
-from procman import signaling
+from procman import jobs, signaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -238,20 +238,14 @@ def _post_product(environ: dict[str, Any]) -> dict[str, Any]:
     return _price(environ, add_product(name.strip(), _amount(given.get("price"))))
 
 
-_JOB_STATES = ("wait_dependencies", "pending", "enqueued", "started", "done", "failed", "cancelled")
-
-
 def _jobs(environ: dict[str, Any]) -> dict[str, int]:
-    with procman.cursor() as cr:
-        cr.execute("SELECT state, count(*) FROM procman.job GROUP BY state")
-        return {**dict.fromkeys(_JOB_STATES, 0), **dict(cr.fetchall())}
+    return jobs.counts()
 
 
 def _post_jobs(environ: dict[str, Any]) -> dict[str, Any]:
     set_up()
     number = int(_number(environ, "n", 1, least=1, most=10_000))
-    for each in range(number):
-        work.delay(each)
+    work.delay_many((each,) for each in range(number))
     return {"enqueued": number, "worker": worker()}
 
 
