@@ -244,16 +244,17 @@ class Pool:
         """(generation, slot) of the workers to start now."""
         slots = range(1, self.target + 1)
         taken = {w.slot for w in self.of(self.goal)}
-        if self.roll is None:
+        if self.goal == self.generation:
             return [(self.goal, slot) for slot in slots if slot not in taken and self._vacant(slot)]
         missing = []
         old = {w.slot for w in self.of(self.generation)}
         starting = sum(w.state is State.STARTING for w in self.of(self.goal))
-        room = (SURGE if self.roll.canary_ready else 1) - starting
+        room = SURGE - starting
+        canary_ready = self.roll is not None and self.roll.canary_ready
         for slot in slots:
             if slot in taken:
                 continue
-            if room > 0 and (self.roll.canary_ready or not taken) and self._vacant(slot):
+            if room > 0 and (canary_ready or not taken) and self._vacant(slot):
                 missing.append((self.goal, slot))
                 room -= 1
             elif slot not in old and self.overlapping:

@@ -105,8 +105,8 @@ class Supervision(RuleBasedStateMachine):
             old = [w for w in p.workers.values() if w.live and w.generation != p.goal]
             assert len({w.slot for w in goal}) == len(goal), "two workers of one generation in one slot"
             starting = [w for w in goal if w.state.value == "starting"]
-            if old and p.roll is not None:
-                assert len(starting) <= max(SURGE, 1)
+            if p.goal != p.generation:
+                assert len(starting) <= SURGE
             # Beside each other stand at most the full pool, its surge, and what starts in slots that are vacant.
             assert len(goal) + len(old) <= 2 * max(p.target, 1) + SURGE
 
