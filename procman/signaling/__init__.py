@@ -7,7 +7,17 @@ reads the signals (`store`), and the caches a unit may use are those tagged with
 
 from procman.signaling.loading import registry, registry_loader, reload_registry
 from procman.signaling.memo import cached
-from procman.signaling.runtime import begin, configure, connect, cursor, database_url, databases, invalidate, unit
+from procman.signaling.runtime import (
+    begin,
+    configure,
+    connect,
+    cursor,
+    database_url,
+    databases,
+    invalidate,
+    lend,
+    unit,
+)
 from procman.signaling.statistics import CacheStatistics, statistics
 from procman.signaling.transaction import Meter, Unit, current
 
@@ -24,6 +34,7 @@ __all__ = [
     "database_url",
     "databases",
     "invalidate",
+    "lend",
     "registry",
     "registry_loader",
     "reload_registry",

@@ -175,6 +175,20 @@ def cursor(database: str | None = None) -> Iterator[Cursor]:
         yield cr
 
 
+@contextmanager
+def lend(database: str | None = None) -> Iterator[Connection]:
+    """A connection of the pool in autocommit mode for the block, beside the current unit if there is one.
+
+    For procman's own statements that are transactions of their own: READ COMMITTED, one round trip.
+    Raises DatabaseUnavailable, NoDatabase.
+    """
+    found = _configured().database(database)
+    if found is None:
+        raise NoDatabase("no database is configured")
+    with found.lend() as connection:
+        yield connection
+
+
 def invalidate(*groups: str, using: Any = None) -> None:
     """What was cached in these groups is to be computed anew, in every process, from the commit of this unit on.
 

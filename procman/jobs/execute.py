@@ -1,0 +1,207 @@
+"""Running one job: what a worker does when the runner asks for it.
+
+Two transactions. The first moves the row from enqueued to started, so that everybody sees it; the second locks
+the row, does the work, writes ``done`` and commits: the work and its ``done`` are one. As long as that one is open
+the lock is held, and PostgreSQL lets it go the moment the worker dies, so a try whose row is started and not
+locked is dead. What a try leaves when it does not succeed is written by a third one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+import traceback
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import psycopg2
+
+from procman import signaling
+from procman.errors import DatabaseUnavailable, NoDatabase, UnitAborted
+from procman.jobs import states
+from procman.jobs.function import find
+from procman.jobs.retry import FailedJobError, RetryableJobError, wait_before
+from procman.jobs.states import Attempt, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("procman.jobs")
+
+# PostgreSQL, appendix A: serialization_failure, deadlock_detected, lock_not_available. Another transaction was in
+# the way; that is nobody's fault and over soon.
+_LOST_AGAINST_ANOTHER = ("40001", "40P01", "55P03")
+# Together well below the time after which the runner takes an unlocked try for dead.
+_AT_ONCE = (0.02, 0.05, 0.1, 0.2, 0.4)
+_IN_A_MOMENT = 5.0
+
+_MOST_RESULT = 64 * 1024
+_MOST_MESSAGE = 4 * 1024
+_MOST_INFO = 256 * 1024
+
+
+class Outcome(NamedTuple):
+    """How to answer the runner, which looks at the row anyway; ``failed``: the unit counts as an error."""
+
+    status: int
+    failed: bool
+
+
+class _Superseded(Exception):
+    """The row is no longer in this try."""
+
+
+def run(database: str, uuid: str, *, worker: str = "") -> Outcome:
+    """Run the job if it is enqueued; a job in any other state is left alone.
+
+    Raises DatabaseUnavailable when the server is away; then the runner finds the job and offers it again.
+    """
+    try:
+        uuid = str(UUID(uuid))
+    except ValueError:
+        return Outcome(400, failed=False)
+    try:
+        with signaling.lend(database) as connection, connection.cursor() as cr:
+            attempt = states.start(cr, uuid, worker, os.getpid())
+    except NoDatabase as error:
+        log.warning("Job %s: %s", uuid, error)
+        return Outcome(404, failed=False)
+    if attempt is None:
+        log.info("Job %s is not enqueued (any more)", uuid)
+        return Outcome(200, failed=False)
+    return _Try(database, attempt).run()
+
+
+class _Try:
+    def __init__(self, database: str, attempt: Attempt) -> None:
+        self._database = database
+        self._attempt = attempt
+        self._began = monotonic()
+
+    def run(self) -> Outcome:
+        name = f"Job {self._attempt.uuid} {self._attempt.function}"
+        try:
+            self._work()
+        except _Superseded:
+            log.warning("%s was taken for dead; what it did is undone", name)
+            return Outcome(200, failed=False)
+        except UnitAborted as aborted:
+            log.warning("%s was ended: %s", name, aborted.reason)
+            self._roll_back_leftover()
+            self._fail(aborted)
+            return Outcome(503, failed=True)
+        except (RetryableJobError, DatabaseUnavailable) as error:
+            return self._try_again(name, error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # The application's boundary: whatever it raises is the end of this one job.
+            log.exception("%s failed", name)
+            self._fail(error)
+            return Outcome(500, failed=True)
+        log.info("%s done in %.3f s", name, monotonic() - self._began)
+        return Outcome(200, failed=False)
+
+    def _work(self) -> None:
+        """Do it, at once again when another transaction was in the way."""
+        for pause in (*_AT_ONCE, None):
+            try:
+                self._transact()
+            except Exception as error:  # looked at, and passed on
+                if _sqlstate(error) not in _LOST_AGAINST_ANOTHER:
+                    raise
+                if pause is None:
+                    raise RetryableJobError(str(error).strip(), seconds=_IN_A_MOMENT) from error
+                log.info("Job %s lost against another transaction: %s", self._attempt.uuid, str(error).strip())
+            else:
+                return
+            time.sleep(pause * random.uniform(0.5, 1.0))
+
+    def _transact(self) -> None:
+        with signaling.unit(self._database) as unit:
+            with unit.cursor() as cr:
+                if not states.hold(cr, self._attempt):
+                    raise _Superseded
+            result = find(self._attempt.function)(*self._attempt.args, **self._attempt.kwargs)
+            if unit.ended:
+                raise RuntimeError("the job ended the transaction that its `done` belongs to")
+            with unit.cursor() as cr:
+                seconds = monotonic() - self._began
+                if not states.finish(cr, self._attempt, seconds=seconds, result=_stored(result)):
+                    raise _Superseded
+
+    def _try_again(self, name: str, error: RetryableJobError | DatabaseUnavailable) -> Outcome:
+        attempt = self._attempt
+        wait: float | None = _IN_A_MOMENT
+        counted = True
+        if isinstance(error, RetryableJobError):
+            wait, counted = error.seconds, not error.ignore_retry
+        if counted and 0 < attempt.max_retries <= attempt.retry:
+            last = FailedJobError(f"Max. retries ({attempt.max_retries}) reached: {error}")
+            last.__cause__ = error
+            log.error("%s failed: %s", name, last)
+            self._fail(last)
+            return Outcome(500, failed=True)
+        if wait is None:
+            wait = wait_before(attempt.retry_pattern, attempt.retry, random.uniform)
+        failure = describe(error)
+        self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted))
+        log.info("%s is tried again in %.0f s: %s", name, wait, error)
+        return Outcome(200, failed=False)
+
+    def _fail(self, error: BaseException) -> None:
+        failure = describe(error)
+        seconds = monotonic() - self._began
+        self._write(lambda cr: states.fail(cr, self._attempt, failure, seconds=seconds))
+
+    def _write(self, move: Callable[[Any], bool]) -> None:
+        """Make a move in a transaction of its own."""
+        try:
+            self._move(move)
+        except psycopg2.errors.UniqueViolation:
+            # An equal job came to wait in the very moment; now it is seen.
+            self._move(move)
+
+    def _move(self, move: Callable[[Any], bool]) -> None:
+        with signaling.lend(self._database) as connection, connection.cursor() as cr:
+            if not move(cr):
+                log.warning("Job %s has left this try meanwhile", self._attempt.uuid)
+
+    @staticmethod
+    def _roll_back_leftover() -> None:
+        # A limit may strike in the instant in which the transaction has begun and nobody knows it yet.
+        unit = signaling.current()
+        if unit is not None:
+            unit.rollback()
+
+
+def describe(error: BaseException) -> Failure:
+    """The exception as the row keeps it, with its traceback, within limits."""
+    kind = type(error)
+    info = "".join(traceback.format_exception(error))
+    return Failure(
+        name=f"{kind.__module__}.{kind.__qualname__}",
+        message=str(error).strip()[:_MOST_MESSAGE],
+        # The end says what happened.
+        info=info[-_MOST_INFO:],
+    )
+
+
+def _stored(result: Any) -> str | None:
+    """The result as JSON; what JSON can't say, or is very long, is kept as the beginning of its ascii()."""
+    if result is None:
+        return None
+    try:
+        text = json.dumps(result, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    if text and len(text) <= _MOST_RESULT and "\\u0000" not in text:
+        return text
+    return json.dumps(ascii(result)[:_MOST_MESSAGE])
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return error.pgcode if isinstance(error, psycopg2.Error) else None

@@ -1,0 +1,185 @@
+"""The moves of a job's row between its states, each one guarded by the state that it starts from.
+
+A try is named by the job's id and its ``date_started``: whoever was thought dead and comes back finds that the
+row is no longer in the try that it works on, and lets go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a job; ``retry`` counts it."""
+
+    id: int
+    uuid: str
+    function: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    retry: int
+    max_retries: int
+    retry_pattern: dict[str, Any] | None
+    date_started: datetime
+
+
+class Failure(NamedTuple):
+    """What the row says of an exception."""
+
+    name: str
+    message: str
+    info: str | None
+
+
+class Rescued(NamedTuple):
+    """A job that was found dead, and what became of it."""
+
+    id: int
+    uuid: str
+    state: str
+    retry: int
+    worker: str | None
+    worker_pid: int | None
+
+
+# Going back to the queue while an equal job waits there would be one too many: that one will do the work.
+_HAS_TWIN = """
+identity_key IS NOT NULL AND EXISTS (
+    SELECT FROM procman.job AS twin WHERE twin.identity_key = job.identity_key AND twin.id <> job.id
+    AND twin.state IN ('wait_dependencies', 'pending', 'enqueued'))
+"""
+
+_START = """
+UPDATE procman.job SET state = 'started', date_started = clock_timestamp(), retry = retry + 1,
+    worker = %s, worker_pid = %s, exc_name = NULL, exc_message = NULL, exc_info = NULL
+WHERE uuid = %s AND state = 'enqueued'
+RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started
+"""
+
+_MINE = "id = %(id)s AND state = 'started' AND date_started = %(date_started)s"
+
+_HOLD = f"SELECT FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE"
+
+# While it runs a statement the server does not look whether its client still lives, and the row of a killed
+# worker's job would stay locked until the statement ends (client_connection_check_interval, 19.3.2).
+_NOTICE_DEATH = "SET LOCAL client_connection_check_interval = '1s'; "
+
+_FINISH = f"""
+UPDATE procman.job SET state = 'done', date_done = clock_timestamp(), exec_time = %(seconds)s,
+    result = %(result)s::jsonb
+WHERE {_MINE}
+"""
+
+_FAIL = f"""
+UPDATE procman.job SET state = 'failed', date_done = clock_timestamp(), exec_time = %(seconds)s,
+    exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
+WHERE {_MINE}
+"""
+
+_POSTPONE = f"""
+UPDATE procman.job AS job SET state = CASE WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END,
+    eta = clock_timestamp() + make_interval(secs => %(wait)s), retry = retry - %(uncounted)s,
+    date_enqueued = NULL, date_started = NULL, worker = NULL, worker_pid = NULL,
+    exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
+WHERE {_MINE}
+"""
+
+_OFFER = """
+UPDATE procman.job SET state = 'enqueued', date_enqueued = clock_timestamp()
+WHERE id = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= clock_timestamp())
+RETURNING id, uuid::text
+"""
+
+_TAKE_BACK = """
+UPDATE procman.job SET state = 'pending', date_enqueued = NULL WHERE id = ANY(%s) AND state = 'enqueued'
+"""
+
+# Only rows that nobody has locked: a worker holds the lock of its job's row for as long as it works on it.
+_RESCUE = f"""
+WITH dead AS (
+    SELECT id, worker AS dead_worker, worker_pid AS dead_pid FROM procman.job
+    WHERE (id, date_started) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])) AND state = 'started'
+    FOR NO KEY UPDATE SKIP LOCKED
+), move AS (
+    SELECT dead.*, CASE WHEN max_retries > 0 AND retry > max_retries THEN 'failed'
+        WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END AS target
+    FROM dead JOIN procman.job AS job USING (id)
+)
+UPDATE procman.job AS job SET state = target, eta = NULL, date_enqueued = NULL,
+    date_started = CASE target WHEN 'failed' THEN date_started END,
+    date_done = CASE target WHEN 'failed' THEN clock_timestamp() END,
+    worker = CASE target WHEN 'failed' THEN worker END, worker_pid = CASE target WHEN 'failed' THEN worker_pid END,
+    exc_name = 'JobFoundDead', exc_info = NULL,
+    exc_message = CASE target WHEN 'failed' THEN 'Job found dead after too many retries' ELSE 'Job found dead' END
+        || format(' (worker %%s, pid %%s)', worker, worker_pid)
+FROM move WHERE job.id = move.id
+RETURNING job.id, job.uuid::text, job.state, job.retry, dead_worker, dead_pid
+"""
+
+
+def start(cr: Any, uuid: str, worker: str, pid: int) -> Attempt | None:
+    """enqueued → started; None when the job is not enqueued, as when somebody else was faster."""
+    cr.execute(_START, (worker, pid, uuid))
+    row = cr.fetchone()
+    return Attempt(*row) if row else None
+
+
+def hold(cr: Any, attempt: Attempt) -> bool:
+    """Lock the row until the end of the transaction: this is how others see that the try is alive."""
+    cr.execute((_NOTICE_DEATH if cr.connection.info.server_version >= 140000 else "") + _HOLD, _names(attempt))
+    return bool(cr.rowcount)
+
+
+def finish(cr: Any, attempt: Attempt, *, seconds: float, result: str | None) -> bool:
+    """started → done, in the transaction of the work."""
+    cr.execute(_FINISH, {**_names(attempt), "seconds": seconds, "result": result})
+    return bool(cr.rowcount)
+
+
+def fail(cr: Any, attempt: Attempt, failure: Failure, *, seconds: float) -> bool:
+    """started → failed."""
+    cr.execute(_FAIL, {**_names(attempt), "seconds": seconds, **_storable(cr, failure)})
+    return bool(cr.rowcount)
+
+
+def postpone(cr: Any, attempt: Attempt, failure: Failure, *, wait: float, counted: bool = True) -> bool:
+    """started → pending, not before ``wait`` seconds from now; cancelled if an equal job waits."""
+    values = {**_names(attempt), **_storable(cr, failure), "wait": wait, "uncounted": 0 if counted else 1}
+    cr.execute(_POSTPONE, values)
+    return bool(cr.rowcount)
+
+
+def offer(cr: Any, ids: Sequence[int]) -> dict[int, str]:
+    """pending → enqueued, for those that are still pending and due; their uuids."""
+    cr.execute(_OFFER, (list(ids),))
+    return dict(cr.fetchall())
+
+
+def take_back(cr: Any, ids: Sequence[int]) -> None:
+    """enqueued → pending, for jobs that nobody has begun; it does not count as a try."""
+    cr.execute(_TAKE_BACK, (list(ids),))
+
+
+def rescue(cr: Any, attempts: Sequence[tuple[int, datetime]]) -> list[Rescued]:
+    """started → pending (or failed, after too many tries) for those of these tries that nobody works on."""
+    cr.execute(_RESCUE, ([each[0] for each in attempts], [each[1] for each in attempts]))
+    return [Rescued(*row) for row in cr.fetchall()]
+
+
+def _names(attempt: Attempt) -> dict[str, Any]:
+    return {"id": attempt.id, "date_started": attempt.date_started}
+
+
+def _storable(cr: Any, failure: Failure) -> dict[str, str | None]:
+    # Only to UTF8 every character can be converted; what can't would make the record of a failure fail.
+    encoding = "utf-8" if cr.connection.info.parameter_status("server_encoding") == "UTF8" else "ascii"
+    return {
+        name: text and text.replace("\0", "\\0").encode(encoding, "backslashreplace").decode(encoding)
+        for name, text in failure._asdict().items()
+    }

@@ -1,0 +1,120 @@
+"""Job and cron functions that tests have run, here or in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import psycopg2
+
+import procman
+from procman import jobs, signaling
+from procman.errors import UnitAborted
+
+SCHEMA = """
+CREATE TABLE effect (id serial PRIMARY KEY, value text, pid int);
+CREATE TABLE counter (id int PRIMARY KEY, value int NOT NULL);
+INSERT INTO counter VALUES (1, 0);
+"""
+
+
+def leave(value: str) -> None:
+    """An effect that can be counted."""
+    with procman.cursor() as cr:
+        cr.execute("INSERT INTO effect (value, pid) VALUES (%s, %s)", (value, os.getpid()))
+
+
+@procman.job
+def note(value: str = "note") -> str:
+    leave(value)
+    return f"noted {value}"
+
+
+@procman.job(channel="root.mail", priority=5, retries=2, retry_pattern={1: 30, 2: [50, 60]})
+def configured(value: str) -> None:
+    leave(value)
+
+
+@procman.job
+def give_back(value: Any) -> Any:
+    return value
+
+
+@procman.job
+def give_back_bytes() -> Any:
+    return {b"x": 1}
+
+
+@procman.job
+def fail(value: str) -> None:
+    leave(value)
+    raise ValueError(f"no \0 {value}")
+
+
+@procman.job(retries=2)
+def again(seconds: float | None = None, ignore_retry: bool = False) -> None:
+    leave("again")
+    raise jobs.RetryableJobError("not yet", seconds=seconds, ignore_retry=ignore_retry)
+
+
+@procman.job
+def end_the_transaction() -> None:
+    leave("ended")
+    unit = signaling.current()
+    assert unit is not None
+    unit.commit()
+
+
+@procman.job
+def swallow_an_error() -> None:
+    leave("swallowed")
+    with procman.cursor() as cr:
+        try:
+            cr.execute("SELECT 1/0")
+        except psycopg2.Error:
+            pass
+
+
+@procman.job
+def run_into_a_limit() -> None:
+    leave("limit")
+    raise UnitAborted("real_time")
+
+
+@procman.job
+def lose_the_connection() -> None:
+    leave("lost")
+    with procman.cursor() as cr:
+        cr.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@procman.job
+def count() -> None:
+    """Loses against every other one that commits meanwhile."""
+    with procman.cursor() as cr:
+        cr.execute("SELECT value FROM counter WHERE id = 1")
+        ((value,),) = cr.fetchall()
+        time.sleep(0.005)
+        cr.execute("UPDATE counter SET value = %s WHERE id = 1", (value + 1,))
+
+
+@procman.job
+def kill_the_worker(file: str) -> None:
+    """Dies in the middle, until the file is gone."""
+    leave("killed")
+    if os.path.exists(file):
+        os.kill(os.getpid(), 9)
+
+
+@procman.job
+def wait_for(file: str, value: str = "waited") -> None:
+    """Runs until there is such a file."""
+    leave(value)
+    open(f"{file}.{value}.{os.getpid()}", "w").close()
+    while not os.path.exists(file):
+        time.sleep(0.01)
+
+
+def no_job() -> None:
+    leave("no job")
