@@ -337,12 +337,12 @@ class HttpWorker:
             self._stop_listening()
             for fd in self._listeners:
                 self._accept(fd)
-            if self._child.retiring is Reason.LOST:
+            if self._child.retiring in (Reason.LOST, Reason.SHUTDOWN):
                 self._close_idle()
         return not self._connections
 
     def _close_idle(self) -> None:
-        """Without an arbiter nobody waits for us: do not wait for clients that have asked nothing."""
+        """No other worker will be there either: do not wait for clients that have asked nothing."""
         for timer in (self._idle, self._requests):
             for connection in timer.items():
                 if not connection.parser.arriving:

@@ -270,3 +270,13 @@ def test_a_hung_import_does_not_keep_a_reload_waiting_for_ever(short_path):
         assert run.returncode == 1
         assert "within 1 s" in run.stderr
         assert ask(daemon)[0] == 200
+
+
+def test_clients_that_ask_nothing_do_not_hold_up_the_shutdown(short_path):
+    configuration = CONFIGURATION.replace("keepalive = 1", "keepalive = 1000")
+    with Procmand(short_path, configuration, modules={"app.py": APPLICATION}) as daemon:
+        connection = http.client.HTTPConnection(daemon.address(), timeout=30)
+        connection.request("GET", "/")
+        assert connection.getresponse().read()
+        assert daemon.stop(signal.SIGINT) == 0
+        connection.close()
