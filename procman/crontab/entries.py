@@ -69,7 +69,8 @@ class Cron:
         schedule = _schedule(expression, every, tz)
 
         def register(function: F) -> F:
-            self._add(Entry(_checked_name(name, function), schedule, _checked(function)))
+            checked = _checked(function)
+            self._add(Entry(_checked_name(name, checked), schedule, checked))
             return function
 
         return register

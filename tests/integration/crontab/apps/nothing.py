@@ -1,0 +1,1 @@
+"""No cron function at all."""
