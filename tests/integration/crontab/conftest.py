@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TABLES = """
 CREATE TABLE ran (
-    id int GENERATED ALWAYS AS IDENTITY, name text, planned timestamptz, pid int, began timestamptz, ended timestamptz
+    id int GENERATED ALWAYS AS IDENTITY, name text, planned timestamptz, pid int
 );
 CREATE TABLE counter (value int);
 INSERT INTO counter VALUES (0);

@@ -13,10 +13,15 @@ def note(name: str) -> None:
     """A row with the call's planned time, as the transaction sees it."""
     with procman.cursor() as cr:
         cr.execute(
-            "INSERT INTO ran (name, planned, pid, began, ended)"
-            " SELECT name, next_call, %s, clock_timestamp(), clock_timestamp() FROM procman.cron WHERE name = %s",
+            "INSERT INTO ran (name, planned, pid) SELECT name, next_call, %s FROM procman.cron WHERE name = %s",
             (os.getpid(), name),
         )
+
+
+def trace(text: str) -> None:
+    """A line in a file, which stays also when the transaction does not."""
+    with open(os.environ["TRACE"], "a", encoding="utf-8") as file:
+        file.write(f"{text}\n")  # one write(2) in append mode: lines of several processes do not mix
 
 
 def hold() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from notes import note
+from notes import note, trace
 
 import procman
 
 
 @procman.cron(every="30ms", name="slow")
 def slow() -> None:
+    trace("begin")
     note("slow")
     time.sleep(0.08)
-    with procman.cursor() as cr:
-        cr.execute("UPDATE ran SET ended = clock_timestamp() WHERE ended = began AND id = (SELECT max(id) FROM ran)")
+    trace("end")
