@@ -93,7 +93,7 @@ WHERE {_MINE}
 _OFFER = """
 UPDATE procman.job SET state = 'enqueued', date_enqueued = clock_timestamp()
 WHERE id = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= clock_timestamp())
-RETURNING id, uuid::text
+RETURNING id, uuid::text, date_enqueued
 """
 
 _TAKE_BACK = """
@@ -155,10 +155,10 @@ def postpone(cr: Any, attempt: Attempt, failure: Failure, *, wait: float, counte
     return bool(cr.rowcount)
 
 
-def offer(cr: Any, ids: Sequence[int]) -> dict[int, str]:
-    """pending → enqueued, for those that are still pending and due; their uuids."""
+def offer(cr: Any, ids: Sequence[int]) -> list[tuple[int, str, datetime]]:
+    """pending → enqueued, for those that are still pending and due; their id, uuid and date_enqueued."""
     cr.execute(_OFFER, (list(ids),))
-    return dict(cr.fetchall())
+    return list(cr.fetchall())
 
 
 def take_back(cr: Any, ids: Sequence[int]) -> None:

@@ -1,0 +1,235 @@
+"""Asking a worker to run a job: one connection, one request, held open until the answer.
+
+Nothing here blocks, but for names to be looked up, which is done at most every so often. The end of a connection
+without an answer is how one learns, at once, that the worker has died.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from procman.core.spec import TcpAddress, UnixAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from procman.core.spec import Address
+
+CONNECT_SECONDS = 5.0
+_LOOKED_UP_FOR = 30.0
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
+_MOST_HEAD = 64 * 1024
+
+_IP_BIND_ADDRESS_NO_PORT = 24  # <linux/in.h>
+
+# A listener on all addresses is asked on the loopback.
+_WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Place(NamedTuple):
+    """Where to connect; ``source`` is bound first."""
+
+    family: int
+    address: str | tuple[str, int]
+    source: str | None = None
+
+
+class Ending(Enum):
+    """How an exchange ended: no connection, an answer, or a connection that broke without one."""
+
+    REFUSED = "refused"
+    ANSWERED = "answered"
+    BROKEN = "broken"
+
+
+class Target:
+    """Who runs jobs: the addresses of a pool, tried in this order, or a URL. Held off while it refuses."""
+
+    def __init__(self, addresses: Iterable[Address] = (), *, url: str | None = None) -> None:
+        self.own = url is None  # no proxy in between: a broken connection is a dead worker
+        self.closed_until = 0.0
+        self._addresses = tuple(addresses)
+        self._pause = 0.0
+        self._places: list[Place] = []
+        self._looked_up_at = -_LOOKED_UP_FOR
+        self._host = "localhost"
+        if url is not None:
+            parts = urlsplit(url)
+            self._addresses = (TcpAddress(host=parts.hostname or "", port=parts.port or 80),)
+            self._host = parts.netloc.rpartition("@")[2]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._addresses))
+
+    def request(self, database: str, uuid: str) -> bytes:
+        """What is sent."""
+        return (
+            f"GET /queue_job/runjob?db={quote(database, safe='')}&job_uuid={uuid} HTTP/1.1\r\n"
+            f"Host: {self._host}\r\nUser-Agent: procman\r\nConnection: close\r\n\r\n"
+        ).encode("ascii")
+
+    def places(self, now: float) -> list[Place]:
+        """Where to try, in this order."""
+        if now - self._looked_up_at >= _LOOKED_UP_FOR:
+            self._places = [place for address in self._addresses for place in self._look_up(address)]
+            self._looked_up_at = now
+        return self._places
+
+    def refused(self, now: float) -> bool:
+        """It did not take a job: hold off, for longer each time. True when it had taken them until now."""
+        if now < self.closed_until:
+            return False
+        first = not self._pause
+        self._pause = min(self._pause * 2, _BACKOFF_MOST) or _BACKOFF_FIRST
+        self.closed_until = now + self._pause
+        return first
+
+    def accepted(self) -> bool:
+        """It took a job. True when it had refused before."""
+        was_closed = bool(self._pause)
+        self._pause = self.closed_until = 0.0
+        return was_closed
+
+    def _look_up(self, address: Address) -> list[Place]:
+        if isinstance(address, UnixAddress):
+            return [Place(socket.AF_UNIX, address.path)]
+        if not isinstance(address, TcpAddress):
+            return []
+        host = _WILDCARDS.get(address.host, address.host)
+        try:
+            found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        return [
+            Place(family, (str(at[0]), int(at[1])), self._source(family, str(at[0]))) for family, _, _, _, at in found
+        ]
+
+    def _source(self, family: int, host: str) -> str | None:
+        # Workers run jobs for this machine only, which they tell by a loopback address of who asks.
+        if not self.own or host.startswith("127.") or host == "::1":
+            return None
+        return "127.0.0.1" if family == socket.AF_INET else "::1"
+
+
+class Exchange:
+    """One request for the job ``id`` of ``database``, as offered at ``offered``."""
+
+    def __init__(self, target: Target, database: str, id: int, uuid: str, offered: datetime | None) -> None:  # noqa: A002
+        self.database = database
+        self.id = id
+        self.uuid = uuid
+        self.offered = offered
+        self.ending: Ending | None = None
+        self.detail = "it has no address"
+        self._unsent = target.request(database, uuid)
+        self._head = b""
+        self._socket: socket.socket | None = None
+        self._places = list(target.places(monotonic()))
+        self._connect()
+
+    @property
+    def deadline(self) -> float | None:
+        """When `advance` is to be called though nothing happens."""
+        return self._connect_until if self._unsent and self.ending is None else None
+
+    def fileno(self) -> int:
+        return -1 if self._socket is None else self._socket.fileno()
+
+    @property
+    def events(self) -> int:
+        """What to poll(2) for."""
+        return select.POLLOUT if self._unsent else select.POLLIN
+
+    def advance(self, now: float, *, ready: bool) -> None:
+        """Go on, the socket being ``ready`` or the deadline being over; sets ``ending`` at the end."""
+        if self._socket is None or self.ending is not None:
+            return
+        try:
+            if self._unsent and ready:
+                self._send(self._socket)
+            elif ready:
+                self._receive(self._socket)
+            elif self._unsent and now >= self._connect_until:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.detail = error.strerror or str(error)
+            if self._unsent:
+                self._connect()
+            else:
+                self._end(Ending.BROKEN)
+
+    def close(self) -> None:
+        """Hang up. A worker that has the request runs the job all the same."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _connect(self) -> None:
+        """Begin to connect to the next place; without one, that was it."""
+        self.close()
+        self._connect_until = monotonic() + CONNECT_SECONDS
+        while self._places:
+            place = self._places.pop(0)
+            connecting = socket.socket(place.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                _prepare(connecting, place)
+                connecting.connect(place.address)
+            except BlockingIOError as error:
+                # A unix socket says so when its backlog is full (connect(2)); it will not become writable for that.
+                if error.errno != errno.EAGAIN:
+                    self._socket = connecting
+                    return
+                self.detail = "too many connections wait for it"
+                connecting.close()
+            except OSError as error:
+                self.detail = error.strerror or str(error)
+                connecting.close()
+            else:
+                self._socket = connecting
+                return
+        self._end(Ending.REFUSED)
+
+    def _send(self, connected: socket.socket) -> None:
+        error = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        self._unsent = self._unsent[connected.send(self._unsent) :]
+
+    def _receive(self, connected: socket.socket) -> None:
+        data = connected.recv(4096)
+        self._head += data
+        complete = b"\r\n\r\n" in self._head or len(self._head) > _MOST_HEAD
+        if complete or not data:
+            # Its first line is all there is to know; what the job came to is in its row.
+            self.detail = (
+                self._head.partition(b"\r\n")[0][:80].decode("latin-1") or "connection closed without an answer"
+            )
+            self._end(Ending.ANSWERED if self._head.startswith(b"HTTP/1.") else Ending.BROKEN)
+
+    def _end(self, ending: Ending) -> None:
+        self.ending = ending
+        self.close()
+
+
+def _prepare(connecting: socket.socket, place: Place) -> None:
+    if place.family == socket.AF_UNIX:
+        return
+    # Jobs take hours, and a machine that is switched off says nothing (tcp(7)).
+    connecting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
+    connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    if place.source is not None:
+        # ip(7): the port is chosen by connect(2), so that one port serves for several peers.
+        connecting.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        connecting.bind((place.source, 0))
