@@ -122,7 +122,8 @@ class Feed:
     @property
     def has_more(self) -> bool:
         """Whether `read` has something to do at once."""
-        return bool(self._ids or self._ranges or self._sweep is not None)
+        # Notices that came in with the answer to a statement are no longer in the socket: nothing would wake us.
+        return bool(self._ids or self._ranges or self._sweep is not None or self._listening.notifies)
 
     @property
     def deadline(self) -> float:

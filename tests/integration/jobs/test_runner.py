@@ -115,8 +115,8 @@ def test_capacity_and_priority(workers, start_runner, truth, tmp_path):
     assert truth.states() == {"started": 2, "pending": 3}
     go.touch()
     until(lambda: truth.states() == {"done": 5}, what=runner.log)
-    third = truth("SELECT uuid::text FROM procman.job ORDER BY date_started LIMIT 1 OFFSET 2")[0]["uuid"]
-    assert third == urgent
+    rows = truth("SELECT uuid::text FROM procman.job ORDER BY date_started")
+    assert urgent in [row["uuid"] for row in rows[2:4]]  # both slots may have become free together
 
 
 def test_a_job_with_a_time(workers, start_runner, truth):
