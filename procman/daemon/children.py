@@ -214,7 +214,8 @@ class Children:
     def _with_known_ports(self, spec: PoolSpec) -> PoolSpec:
         if not isinstance(spec.work, JobrunnerWork):
             return spec
-        addresses = tuple(self._listeners.resolve(address) for address in spec.work.addresses)
+        target = spec.work.target or ""
+        addresses = tuple(self._listeners.resolve(target, address) for address in spec.work.addresses)
         return replace(spec, work=replace(spec.work, addresses=addresses))
 
     def _fork(self, worker: WorkerProcess, seat: say.Seat, channel_fd: int, dump_fd: int) -> None:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.arbiter")
 
+Key = tuple[str, "Address"]
+
 
 class Listeners:
     def __init__(self) -> None:
-        self._sockets: dict[Address, socket.socket] = {}
+        self._sockets: dict[Key, socket.socket] = {}
 
     def open(self, specs: Iterable[PoolSpec], *, patience: float = 0.0) -> None:
         """Bind every address that these pools want and that is not bound yet; all of them or none.
@@ -35,38 +37,46 @@ class Listeners:
         daemon that was killed give theirs up as soon as they notice, which may take a moment.
         """
         deadline = time.monotonic() + patience
-        opened: dict[Address, socket.socket] = {}
+        opened: dict[Key, socket.socket] = {}
         try:
-            for spec in specs:
-                for address in listening_addresses(spec):
-                    if address not in self._sockets and address not in opened:
-                        opened[address] = _bind_patiently(address, deadline)
+            for key in _keys(specs):
+                if key not in self._sockets and key not in opened:
+                    opened[key] = _bind_patiently(key[1], deadline)
         except AddressError:
-            for address, sock in opened.items():
-                unbind(address, sock)
+            for key, sock in opened.items():
+                unbind(key[1], sock)
             raise
         self._sockets.update(opened)
 
     def close_unwanted(self, specs: Iterable[PoolSpec]) -> None:
         """Close what none of these pools wants."""
-        wanted = {address for spec in specs for address in listening_addresses(spec)}
-        for address in [address for address in self._sockets if address not in wanted]:
-            unbind(address, self._sockets.pop(address))
+        wanted = set(_keys(specs))
+        for key in [key for key in self._sockets if key not in wanted]:
+            unbind(key[1], self._sockets.pop(key))
 
     def fds(self, spec: PoolSpec) -> list[int]:
         """The descriptors for the pool's workers, in the order of its addresses."""
-        return [self._sockets[address].fileno() for address in listening_addresses(spec)]
+        return [self._sockets[key].fileno() for key in _keys([spec])]
 
-    def resolve(self, address: Address) -> Address:
-        """The address with the port that the kernel chose, where 0 was asked for."""
-        sock = self._sockets.get(address)
+    def resolve(self, pool: str, address: Address) -> Address:
+        """The pool's address with the port that the kernel chose, where 0 was asked for."""
+        sock = self._sockets.get(_key(pool, address))
         if sock is None or not isinstance(address, TcpAddress):
             return address
         return replace(address, port=sock.getsockname()[1])
 
     def describe(self, spec: PoolSpec) -> list[str]:
         """Where the pool listens, for people."""
-        return [str(self.resolve(address)) for address in listening_addresses(spec)]
+        return [str(self.resolve(spec.name, address)) for address in listening_addresses(spec)]
+
+
+def _key(pool: str, address: Address) -> Key:
+    # Port 0 is another port for each pool that asks for it; every other address can be had only once.
+    return (pool if isinstance(address, TcpAddress) and address.port == 0 else "", address)
+
+
+def _keys(specs: Iterable[PoolSpec]) -> list[Key]:
+    return [_key(spec.name, address) for spec in specs for address in listening_addresses(spec)]
 
 
 def _bind_patiently(address: Address, deadline: float) -> socket.socket:

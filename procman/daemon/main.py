@@ -149,6 +149,9 @@ class Daemon:
                 self._perform(effect)
         if busy:
             self._herald.update(self._describe(), reloading=self.commands.reloading)
+            if self.arbiter.stopping:
+                # A client is better told at once that nobody will answer than after the last pool has stopped.
+                self._listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
 
     # -- effects ------------------------------------------------------------------------------------------
 

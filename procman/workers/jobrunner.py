@@ -9,7 +9,6 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.reason import Reason
 from procman.core.spec import JobrunnerWork
 from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
@@ -23,7 +22,11 @@ _LONGEST_WAIT = 60.0
 
 
 def serve(child: Child) -> None:
-    """Run jobs until it is time to go; then start no more, and wait for those that run as long as one is let."""
+    """Have jobs run until it is time to go; then go at once.
+
+    Nothing is lost by not waiting for answers: the rows say how jobs end, not the answers. Workers finish what they run
+    by themselves, and the next runner finds out from the rows and their locks what is running and what is not.
+    """
     work = child.spec.work
     if not isinstance(work, JobrunnerWork):
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
@@ -34,22 +37,17 @@ def serve(child: Child) -> None:
             child.attend()
             if child.retiring is None:
                 child.check_limits()
-            if child.retiring is Reason.LOST:
-                # Without the daemon nobody is to start jobs; workers that run some finish them by themselves.
-                return
             if child.retiring is not None:
-                runner.stop()
+                return
             runner.turn()
             child.record.beat()
-            if child.retiring is not None and runner.idle:
-                return
             runner.wait(child.wake_fds, _seconds_left(child))
     finally:
         runner.close()
 
 
 def _seconds_left(child: Child) -> float:
-    if child.retiring is not None or child.age_deadline is None:
+    if child.age_deadline is None:
         return _LONGEST_WAIT
     return min(_LONGEST_WAIT, max(0.0, child.age_deadline - monotonic()))
 

@@ -280,3 +280,12 @@ def test_clients_that_ask_nothing_do_not_hold_up_the_shutdown(short_path):
         assert connection.getresponse().read()
         assert daemon.stop(signal.SIGINT) == 0
         connection.close()
+
+
+def test_each_pool_that_asks_for_port_0_gets_a_port_of_its_own(short_path):
+    configuration = CONFIGURATION + CONFIGURATION.replace("pools.http", "pools.other").replace("web.sock", "other.sock")
+    with Procmand(short_path, configuration, modules={"app.py": APPLICATION}) as daemon:
+        assert daemon.address("http") != daemon.address("other")
+        status, body = daemon.request("GET", "/", pool="other")
+        assert status == 200
+        assert b"other." in body
