@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from procman.control.protocol import COMMANDS
+from procman.control.commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from procman.control.protocol import Command
+    from procman.control.commands import Command
 
 PROGRAMS = {"procmand": "procman.cli.procmand", "procmanctl": "procman.cli.procmanctl"}
 

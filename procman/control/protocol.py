@@ -1,4 +1,4 @@
-"""What is said on the control socket: the commands there are, their properties, and the form of the messages.
+"""What is said on the control socket: the form of the messages, and which of them are valid.
 
 A request is ``{"id": …, "command": "stats", "properties": {…}}``; a reply repeats the id and has ``status`` "ok" or
 "error", ``time`` and, when it is an error, ``reason`` and ``errno``. That is the shape which Circus's clients speak
@@ -6,8 +6,7 @@ A request is ``{"id": …, "command": "stats", "properties": {…}}``; a reply r
 ``deadline``, in seconds since the epoch: a command that arrives later is not carried out, because its client has
 given up and its operator may have done something else since.
 
-`COMMANDS` is data. Validation, the client and the reference pages derive from it; what a command does, and whether it
-may be done now, is decided by the daemon. This module reads no clock and no socket.
+Which commands there are is in `procman.control.commands`. This module reads no clock and no socket.
 """
 
 from __future__ import annotations
@@ -15,13 +14,16 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from procman.control.commands import COMMANDS, REFUSED, Form
 from procman.errors import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from procman.control.commands import Command, Property
 
 MOST_BYTES = 64 * 1024  # of a request; no command needs a hundredth of it
 
@@ -40,6 +42,9 @@ class Errno(IntEnum):
     LATE = 101
 
 
+_TEXTUAL = (Form.TEXT, Form.TEXTS)
+
+
 class BadMessage(ControlError):
     """The message is no request that can be carried out; ``errno`` and ``id`` are for the reply."""
 
@@ -47,49 +52,6 @@ class BadMessage(ControlError):
         super().__init__(reason)
         self.errno = errno
         self.id = id
-
-
-class Form(StrEnum):
-    """What the value of a property must be, in words that go into messages and into the reference."""
-
-    TEXT = "a text"
-    TEXTS = "a text or a list of texts"
-    COUNT = "a whole number, 0 or more"
-    INTEGER = "a whole number"
-    FLAG = "true or false"
-    SIGNAL = "a signal's name or number"
-
-
-_TEXTUAL = (Form.TEXT, Form.TEXTS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Property:
-    """One property. ``only``, when not empty, lists the values that are accepted.
-
-    Circus's client sends some properties always, also where procman has nothing to choose.
-    """
-
-    name: str
-    form: Form = Form.TEXT
-    required: bool = False
-    only: tuple[Any, ...] = ()
-    doc: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """One command. ``waits``: it starts an operation, whose end the reply waits for when ``waiting`` is true.
-
-    A command with ``means`` is another name: `parse` turns it into that command, with the properties ``adapt`` makes.
-    """
-
-    name: str
-    doc: str
-    properties: tuple[Property, ...] = ()
-    waits: bool = False
-    means: str = ""
-    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,117 +78,6 @@ class Request:
     def late(self, now: float) -> bool:
         """The deadline has passed; ``now`` is wall-clock time, because another process has set the deadline."""
         return self.deadline is not None and now > self.deadline
-
-
-def _scale_by(sign: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def adapt(properties: dict[str, Any]) -> dict[str, Any]:
-        return {**{k: v for k, v in properties.items() if k != "nb"}, "by": sign * properties.get("nb", 1)}
-
-    return adapt
-
-
-_WAITING = Property(name="waiting", form=Form.FLAG, doc="answer when the operation has ended, not when it has begun")
-_POOLS = Property(name="name", form=Form.TEXTS, doc="the pools; without it, all")
-_POOL = Property(name="name", doc="the pool; without it, all")
-_ONE_POOL = Property(name="name", required=True, doc="the pool")
-_TARGET = Property(name="name", doc="a pool or a worker; without it, all")
-_MATCH = Property(name="match", only=("glob", "simple"), doc="how names are compared; a pattern is a glob")
-_PID = Property(name="pid", form=Form.COUNT, doc="only the worker with this pid")
-_NB = Property(name="nb", form=Form.COUNT, doc="how many; 1 by default")
-
-COMMANDS: Mapping[str, Command] = {
-    command.name: command
-    for command in (
-        Command(name="list", doc="The names of the pools, or the pids of one pool's workers.", properties=(_POOL,)),
-        Command(
-            name="status",
-            doc="State of the daemon and its pools, with the last exits, what is parked and what is under way.",
-            properties=(_TARGET,),
-        ),
-        Command(
-            name="stats",
-            doc="Figures of the daemon, its pools and their workers.",
-            properties=(_TARGET, Property(name="extended", form=Form.FLAG, only=(False,), doc="not supported")),
-        ),
-        Command(name="numprocesses", doc="How many workers there are.", properties=(_POOL,)),
-        Command(name="check", doc="Whether every pool has the workers it should have, and what is missing."),
-        Command(
-            name="dumpstacks",
-            doc="The Python stacks of every thread, by worker, with the unit that each worker is in.",
-            properties=(Property(name="name", form=Form.TEXTS, doc="pools or workers; without it, all"),),
-        ),
-        Command(
-            name="reload",
-            doc="Replace the workers by a new generation with the code as it is on disk now; no request is lost.",
-            properties=(
-                _POOLS,
-                _WAITING,
-                Property(name="graceful", form=Form.FLAG, only=(True,), doc="always; see restart"),
-                Property(name="sequential", form=Form.FLAG, only=(False,), doc="not supported"),
-            ),
-            waits=True,
-        ),
-        Command(
-            name="start",
-            doc="Start pools that are stopped or parked.",
-            properties=(_POOLS, _WAITING, _MATCH),
-            waits=True,
-        ),
-        Command(
-            name="stop", doc="Stop pools; each unit may finish.", properties=(_POOLS, _WAITING, _MATCH), waits=True
-        ),
-        Command(name="restart", doc="Stop pools, then start them.", properties=(_POOLS, _WAITING, _MATCH), waits=True),
-        Command(
-            name="scale",
-            doc="Have this many workers in a pool, or so many more or fewer.",
-            properties=(
-                _ONE_POOL,
-                Property(name="count", form=Form.COUNT, doc="how many workers from now on"),
-                Property(name="by", form=Form.INTEGER, doc="how many more; fewer when negative"),
-                _WAITING,
-            ),
-            waits=True,
-        ),
-        Command(
-            name="incr",
-            doc="More workers in a pool.",
-            properties=(_ONE_POOL, _NB, _WAITING),
-            waits=True,
-            means="scale",
-            adapt=_scale_by(1),
-        ),
-        Command(
-            name="decr",
-            doc="Fewer workers in a pool.",
-            properties=(_ONE_POOL, _NB, _WAITING),
-            waits=True,
-            means="scale",
-            adapt=_scale_by(-1),
-        ),
-        Command(
-            name="signal",
-            doc="Send a signal to a worker, or to every worker of a pool.",
-            properties=(
-                Property(name="name", required=True, doc="a pool or a worker"),
-                Property(name="signum", form=Form.SIGNAL, required=True, doc="the signal"),
-                _PID,
-                Property(name="children", form=Form.FLAG, only=(False,), doc="not supported"),
-                Property(name="recursive", form=Form.FLAG, only=(False,), doc="not supported"),
-            ),
-        ),
-        Command(
-            name="kill",
-            doc="End a worker now, with its unit; it is replaced.",
-            properties=(Property(name="name", required=True, doc="a worker, or its pool with pid"), _PID, _WAITING),
-            waits=True,
-        ),
-        Command(name="shutdown", doc="Stop every pool, then the daemon.", properties=(_WAITING,), waits=True),
-        Command(name="quit", doc="The same as shutdown.", properties=(_WAITING,), waits=True, means="shutdown"),
-    )
-}
-
-# Circus has these. They would let whoever reaches the socket run code of their own.
-REFUSED = frozenset({"add", "rm", "ipython"})
 
 
 # -- requests ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from procman.cli import reference
 from procman.cli.procmanctl import main
-from procman.control.protocol import COMMANDS
+from procman.control.commands import COMMANDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from procman.control import protocol
-from procman.control.protocol import COMMANDS, BadMessage, Errno, Request
+from procman.control.commands import COMMANDS
+from procman.control.protocol import BadMessage, Errno, Request
 
 
 def message(command="stats", **more):
