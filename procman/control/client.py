@@ -14,9 +14,9 @@ from typing import Any, Self
 
 import zmq
 
-from procman.control import ipc, protocol
+from procman.control import presence, protocol
 from procman.control.protocol import Errno
-from procman.errors import AddressError, ControlError, NotReachable, Refused, TimedOut
+from procman.errors import ControlError, NotReachable, Refused, TimedOut
 
 LAST_BREATH = 100  # milliseconds
 
@@ -39,7 +39,7 @@ class Client:
     def __init__(self, endpoint: str, *, timeout: float = 5.0) -> None:
         self.endpoint = endpoint
         self.timeout = timeout
-        self._pidfd = _pidfd(self._probe())
+        self._pidfd = presence.pidfd(presence.probe(endpoint))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
@@ -93,23 +93,11 @@ class Client:
         # In another pid namespace the daemon has no pid for us, so its socket must do.
         while time.monotonic() < deadline:
             try:
-                self._probe()
+                presence.probe(self.endpoint)
             except NotReachable:
                 return
             time.sleep(0.05)
         raise TimedOut(f"the daemon has not ended within {self.timeout:g} s")
-
-    def _probe(self) -> int:
-        try:
-            return ipc.peer(ipc.path_of(self.endpoint))
-        except FileNotFoundError:
-            raise NotReachable(f"no daemon at {self.endpoint}: there is no such socket") from None
-        except ConnectionRefusedError:
-            raise NotReachable(f"no daemon at {self.endpoint}: it has ended and left its socket behind") from None
-        except OSError as error:
-            raise NotReachable(f"no daemon at {self.endpoint}: {error.strerror}") from None
-        except AddressError as error:
-            raise NotReachable(str(error)) from None
 
     def _receive(self, command: str, deadline: float) -> dict[str, Any]:
         ready = dict(self._poller.poll(_milliseconds(deadline)))
@@ -135,18 +123,6 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
         case Errno.LATE:
             raise TimedOut(reason)
     raise CommandFailed(reason, reply)
-
-
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that is readable when the process has ended; None when it can't be had."""
-    if pid <= 0:
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None  # gone since the probe: the call will say so in its own words
-    except OSError:
-        return None
 
 
 def _milliseconds(deadline: float) -> int:

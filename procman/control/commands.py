@@ -88,6 +88,11 @@ COMMANDS: Mapping[str, Command] = {
         Command(name="numprocesses", doc="How many workers there are.", properties=(_POOL,)),
         Command(name="check", doc="Whether every pool has the workers it should have, and what is missing."),
         Command(
+            name="events",
+            doc="The last events, oldest first, the number of the last one, and where to subscribe to those to come.",
+            properties=(Property(name="since", form=Form.COUNT, doc="only those after this number (`seq`)"),),
+        ),
+        Command(
             name="dumpstacks",
             doc="The Python stacks of every thread, by worker, with the unit that each worker is in.",
             properties=(Property(name="name", form=Form.TEXTS, doc="pools or workers; without it, all"),),

@@ -2,7 +2,7 @@
 
 The first frame is the topic, ``pool.<name>.<event>`` (or ``arbiter.<event>``), the second JSON with ``v seq ts pool
 slot gen pid reason`` and perhaps more; fields are only ever added. ``seq`` has no gaps: a subscriber that sees one
-was too slow, or came late, and asks for `stats`.
+was too slow, or came late, and asks for `stats`. The last events are kept for whoever asks what has just happened.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -23,6 +24,8 @@ log = logging.getLogger("procman.control")
 
 VERSION = 1
 MOST_QUEUED = 1000  # events for a subscriber that does not read them; more are dropped for it
+KEPT = 100  # events
+MOST_KEPT_BYTES = 8192  # of one event; of a longer one (stacks, tracebacks) only the fields that every event has
 
 
 class Publisher:
@@ -36,7 +39,8 @@ class Publisher:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        self._sequence = 0
+        self.sequence = 0
+        self._recent: deque[bytes] = deque(maxlen=KEPT)
         self._listener = ipc.listen(endpoint)
         self._context = context or zmq.Context(1)
         self._own_context = context is None
@@ -59,10 +63,11 @@ class Publisher:
         **more: Any,
     ) -> None:
         """Tell the subscribers. Never blocks and never raises: an event is news, and the loop has work to do."""
-        self._sequence += 1
+        self.sequence += 1
+        topic = f"arbiter.{event}" if pool is None else f"pool.{pool}.{event}"
         fields = {
             "v": VERSION,
-            "seq": self._sequence,
+            "seq": self.sequence,
             "ts": self._clock(),
             "pool": pool,
             "slot": slot,
@@ -70,12 +75,27 @@ class Publisher:
             "pid": pid,
             "reason": reason,
         }
-        topic = f"arbiter.{event}" if pool is None else f"pool.{pool}.{event}"
         try:
-            data = json.dumps({**more, **fields}, separators=(",", ":"), default=str).encode("ascii")
+            data = _dump({**more, **fields})
+            self._keep(topic, data, fields)
             self._socket.send_multipart([topic.encode("utf-8", "replace"), data], zmq.NOBLOCK)
         except (zmq.ZMQError, ValueError) as error:
             log.debug("Event %s could not be published: %s", topic, error)
+
+    @property
+    def endpoint(self) -> str:
+        """Where to subscribe."""
+        return f"ipc://{self._listener.path}"
+
+    def recent(self, since: int = 0) -> list[dict[str, Any]]:
+        """The last events, at most KEPT, oldest first, each with its ``topic``; only those after number ``since``."""
+        events = [json.loads(data) for data in self._recent]
+        return [event for event in events if event["seq"] > since]
+
+    def _keep(self, topic: str, data: bytes, fields: dict[str, Any]) -> None:
+        # As bytes: a tenth of the memory of the same event as a dictionary.
+        kept = data if len(data) <= MOST_KEPT_BYTES else _dump({**fields, "cut": True})
+        self._recent.append(b'{"topic":' + _dump(topic) + b"," + kept[1:])
 
     def close(self, linger: float = 0.0) -> None:
         """Remove the socket file. Events on their way get ``linger`` seconds to leave."""
@@ -83,3 +103,7 @@ class Publisher:
         self._socket.close(linger=round(linger * 1000))
         if self._own_context:
             self._context.term()
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")

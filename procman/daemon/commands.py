@@ -45,6 +45,7 @@ class Commands:
         self._handlers: dict[str, Callable[[Call], None]] = {
             "check": self._check,
             "dumpstacks": self._dumpstacks,
+            "events": self._events,
             "kill": self._kill,
             "list": self._list,
             "numprocesses": self._numprocesses,
@@ -190,6 +191,11 @@ class Commands:
             elif pool.ready < pool.target:
                 problems.append(f"{pool.name} has {pool.ready} of {pool.target} workers ready")
         call.reply({"ready": not problems, "problems": problems})
+
+    def _events(self, call: Call) -> None:
+        publisher = self._daemon.publisher
+        events = publisher.recent(call.properties.get("since", 0))
+        call.reply({"endpoint": publisher.endpoint, "seq": publisher.sequence, "events": events})
 
     def _dumpstacks(self, call: Call) -> None:
         workers = self._workers(call, call.request.names)

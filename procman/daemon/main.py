@@ -99,7 +99,7 @@ class Daemon:
         self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE)
         try:
             self._server = ControlServer(self.spec.control, self._zmq)
-            self._publisher = Publisher(self.spec.events, self._zmq)
+            self.publisher = Publisher(self.spec.events, self._zmq)
             self._loop.add_reader(self._server.fileno(), lambda: None)
             self._catch_signals()
             log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
@@ -131,7 +131,7 @@ class Daemon:
         signal.set_wakeup_fd(-1)
         self._listeners.close_unwanted(())
         self.children.close()
-        for name in ("_server", "_publisher"):
+        for name in ("_server", "publisher"):
             if hasattr(self, name):
                 getattr(self, name).close(SHUTDOWN_LINGER)
         self._zmq.term()
@@ -198,7 +198,7 @@ class Daemon:
             report.text,
             extra={"event": report.event, "pool": report.pool, "worker": report.worker, "reason": report.reason},
         )
-        self._publisher.publish(
+        self.publisher.publish(
             report.event,
             pool=report.pool,
             slot=report.worker,
@@ -211,7 +211,7 @@ class Daemon:
     def _on_evidence(self, worker: int, stacks: Stacks) -> None:
         log.warning("Stacks before the kill:\n%s", stacks.describe())
         pool = stacks.worker.rpartition(".")[0]
-        self._publisher.publish(
+        self.publisher.publish(
             "stacks", pool=pool, slot=stacks.worker, gen=stacks.generation, pid=stacks.pid, stacks=stacks.as_dict()
         )
         self.emit(ev.WorkerDumped(worker))
