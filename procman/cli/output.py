@@ -216,3 +216,36 @@ def tracebacks(reply: Mapping[str, Any]) -> str:
         for name, pool in reply.get("pools", {}).items()
         if isinstance(pool, dict) and pool.get("traceback")
     )
+
+
+_EVERY_EVENT = frozenset({"v", "seq", "ts", "topic", "pool", "slot", "gen", "pid", "reason"})
+_LONGEST_DETAIL = 80
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event, or the gap that missing ones have left, in one line."""
+    if "missed" in event:
+        return styled(f"-- {event['missed']} events were missed ({event['from']} to {event['to']}) --", "yellow")
+    at = float(event.get("ts") or 0)
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03d}"
+    name = str(event.get("topic", "")).rpartition(".")[2]
+    who = event.get("slot") or event.get("pool") or "arbiter"
+    generation = "" if event.get("gen") is None else f"@{event['gen']}"
+    words = [stamp, printable(f"{who}{generation}").ljust(16), _coloured(printable(name).ljust(15))]
+    if event.get("reason"):
+        words.append(_coloured(printable(str(event["reason"]))))
+    if event.get("pid") is not None:
+        words.append(f"pid={event['pid']}")
+    words.extend(_details(event))
+    return " ".join(words).rstrip()
+
+
+def _details(event: Mapping[str, Any]) -> Iterable[str]:
+    for name, value in event.items():
+        if name in _EVERY_EVENT or value is None:
+            continue
+        text = _ending(value) if name == "status" else value
+        text = str(text).strip() if isinstance(text, (str, int, float)) else "…"
+        # Of a traceback, the last line says what it was.
+        text = printable(text.rpartition("\n")[2])
+        yield f"{printable(str(name))}={text if len(text) <= _LONGEST_DETAIL else text[: _LONGEST_DETAIL - 1] + '…'}"

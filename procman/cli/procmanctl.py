@@ -161,6 +161,46 @@ def stats(settings: Settings, target: str | None) -> None:
 
 
 @main.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with the events to come, until interrupted.")
+@click.option(
+    "--last",
+    "-n",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Begin with the last N events. Default: 10 with --follow, else all that the daemon keeps (100).",
+)
+@click.pass_obj
+def events(settings: Settings, follow: bool, last: int | None) -> None:
+    """What has happened, one line per event, oldest first.
+
+    When events were missed (this program was too slow, or was stopped), a line says how many. With --follow and
+    --json, each line is one JSON document. Following ends, with exit code 0, when the daemon ends.
+    """
+    if follow:
+        _follow(settings, 10 if last is None else last)
+        return
+    reply = settings.ask("events", READING)
+    kept = reply["events"]
+    reply["events"] = kept if last is None else kept[max(0, len(kept) - last) :]
+    settings.show(
+        reply, lambda reply: "\n".join(map(output.event_line, reply["events"])) or "Nothing has happened yet."
+    )
+
+
+def _follow(settings: Settings, last: int) -> None:
+    from procman.control.subscriber import follow
+
+    with settings.client(READING) as client:
+        try:
+            for event in follow(client, last):
+                # One by one, and flushed by echo: somebody may read them through a pipe.
+                click.echo(json.dumps(event) if settings.as_json else output.event_line(event))
+        except KeyboardInterrupt:
+            return
+        click.echo("procmanctl: the daemon has ended", err=True)
+
+
+@main.command()
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.pass_obj
 def dumpstacks(settings: Settings, targets: tuple[str, ...]) -> None:

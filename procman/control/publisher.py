@@ -77,9 +77,12 @@ class Publisher:
         }
         try:
             data = _dump({**more, **fields})
-            self._keep(topic, data, fields)
+        except ValueError:  # it contains itself
+            data = _dump({**fields, "cut": True})
+        self._keep(topic, data, fields)
+        try:
             self._socket.send_multipart([topic.encode("utf-8", "replace"), data], zmq.NOBLOCK)
-        except (zmq.ZMQError, ValueError) as error:
+        except zmq.ZMQError as error:
             log.debug("Event %s could not be published: %s", topic, error)
 
     @property
@@ -89,7 +92,8 @@ class Publisher:
 
     def recent(self, since: int = 0) -> list[dict[str, Any]]:
         """The last events, at most KEPT, oldest first, each with its ``topic``; only those after number ``since``."""
-        events = [json.loads(data) for data in self._recent]
+        # What is no JSON (Infinity) becomes a text: it must not make an answer impossible.
+        events = [json.loads(data, parse_constant=str) for data in self._recent]
         return [event for event in events if event["seq"] > since]
 
     def _keep(self, topic: str, data: bytes, fields: dict[str, Any]) -> None:

@@ -1,17 +1,23 @@
-"""The subscriber's side of the events: each as it comes, until the daemon has ended."""
+"""The subscriber's side of the events: each as it comes, none twice, and a word about those that were missed."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 
 from procman.control import presence
-from procman.errors import ControlError
+from procman.errors import ControlError, NotReachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from procman.control.client import Client
 
 LAST_BREATH = 200  # milliseconds for the events that an ended daemon has still sent
+SETTLING = 0.3  # seconds after which a subscription has surely reached the daemon
 
 
 class Subscription:
@@ -55,3 +61,61 @@ class Subscription:
             return {"topic": topic.decode("utf-8", "replace"), **json.loads(data)}
         except (ValueError, TypeError) as error:
             raise ControlError(f"an event is not what it should be: {error}") from None
+
+
+def follow(client: Client, last: int) -> Iterator[dict[str, Any]]:
+    """The ``last`` events that have been, then each as it comes, until the daemon has ended.
+
+    Events that did not come are asked for; those that the daemon does not have any more are stood for by
+    ``{"missed": how many, "from": number of the first, "to": of the last}``.
+    """
+    with Subscription(client.call("events", since=2**31 - 1)["endpoint"]) as subscription:
+        before = client.call("events")
+        yield from before["events"][len(before["events"]) - last :] if last else ()
+        seen = _Seen(before["seq"])
+        settled = False
+        while not subscription.ended:
+            event = subscription.receive(None if settled else SETTLING)
+            if event is None and not settled and not subscription.ended:
+                settled = True  # what happened while the subscription was on its way did not come by itself
+                yield from _fetch(client, seen, None)
+            elif event is not None and seen.new(event):
+                if event["seq"] > seen.number + 1:
+                    yield from _fetch(client, seen, event["seq"])
+                if event["seq"] > seen.number:
+                    seen.note(event)
+                    yield event
+
+
+class _Seen:
+    """The number up to which events have been seen."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._time = 0.0
+
+    def new(self, event: dict[str, Any]) -> bool:
+        """It has not been seen. A lower number is new, too, when a daemon that has been upgraded counts anew."""
+        if event["seq"] <= self.number and event["ts"] > self._time > 0:
+            self.number = event["seq"] - 1
+        return bool(event["seq"] > self.number)
+
+    def note(self, event: dict[str, Any]) -> None:
+        self.number, self._time = event["seq"], event["ts"]
+
+
+def _fetch(client: Client, seen: _Seen, until: int | None) -> Iterator[dict[str, Any]]:
+    """The events after those seen, up to number ``until`` or to the last one, from what the daemon keeps."""
+    try:
+        events = client.call("events", since=seen.number)["events"]
+    except NotReachable:
+        events = []  # it has ended since: what it had kept is lost with it
+    events = [event for event in events if until is None or event["seq"] <= until]
+    first = events[0]["seq"] if events else until
+    if first is not None and first > seen.number + 1:
+        yield {"missed": first - seen.number - 1, "from": seen.number + 1, "to": first - 1}
+    for event in events:
+        seen.note(event)
+        yield event
+    if until is not None and not events:
+        seen.number = until - 1
