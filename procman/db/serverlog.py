@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _LINE = re.compile(r"\[(\d+)\] ([A-Z]+\d?):  (.*)")
 _FURTHER = frozenset({"DETAIL", "HINT", "CONTEXT", "STATEMENT", "QUERY", "LOCATION"})
@@ -18,8 +18,13 @@ _NOTABLE = re.compile(
     r"was terminated by signal|terminating any other active|was interrupted|"
     r"not properly shut down|database system is ready"
 )
-# Said once for every session when the server is stopped.
-_EXPECTED = re.compile(r"terminating connection due to administrator command|the database system is shutting down")
+# Said once for every session that comes while the server starts, or is there when it ends.
+_EXPECTED = re.compile(
+    r"terminating connection (due to (administrator command|unexpected postmaster exit)|because of crash)|"
+    r"the database system is (shutting down|starting up|in recovery mode|not (yet )?accepting connections)"
+)
+# SQLSTATE class 40 is no fault: who works in REPEATABLE READ tries again (PostgreSQL, 13.5), and who gives up says so.
+_TRIED_AGAIN = re.compile(r"could not serialize access|deadlock detected")
 
 _LEVELS = {
     "WARNING": logging.WARNING,
@@ -31,10 +36,11 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One message: the level it deserves in procman's log, PostgreSQL's word for it, and its text."""
+    """One message: the level it deserves in procman's log, PostgreSQL's word for it, who says it, and its text."""
 
     level: int
     severity: str
+    pid: int
     text: str
 
 
@@ -65,18 +71,20 @@ class ServerLog:
             if further and events:
                 last = events[-1]
                 text = f"{found[2]}: {found[3]}" if found else line
-                events[-1] = ServerEvent(last.level, last.severity, f"{last.text}\n{text}")
+                events[-1] = replace(last, text=f"{last.text}\n{text}")
             elif found:
                 text = f"[{found[1]}] {found[2]}: {found[3]}"
-                events.append(ServerEvent(_level(found[2], found[3]), found[2], text))
+                events.append(ServerEvent(_level(found[2], found[3]), found[2], int(found[1]), text))
             else:
                 # Not a message of the server: the loader, a library, a C assertion.
-                events.append(ServerEvent(logging.WARNING, "", line))
+                events.append(ServerEvent(logging.WARNING, "", 0, line))
         return events
 
 
 def _level(severity: str, text: str) -> int:
-    if severity == "FATAL" and _EXPECTED.search(text):
+    if severity in ("FATAL", "WARNING") and _EXPECTED.search(text):
+        return logging.DEBUG
+    if severity == "ERROR" and _TRIED_AGAIN.search(text):
         return logging.DEBUG
     if severity == "LOG" and _NOTABLE.search(text):
         return logging.INFO

@@ -22,6 +22,7 @@ from procman.unix.process import send_signal
 
 if TYPE_CHECKING:
     from procman.db.embedded import Cluster
+    from procman.db.serverlog import ServerEvent
     from procman.unix.channel import Channel
 
 log = logging.getLogger("procman.postgres")
@@ -29,6 +30,8 @@ log = logging.getLogger("procman.postgres")
 LOOK_EVERY = 0.02  # while the server starts; it says in a file, and to nobody, that it is ready
 PATIENCE = 30.0  # from the death of the arbiter to the fast shutdown
 
+# What the postmaster says when the startup process, which recovers the data, has failed (its source, postmaster.c).
+_STARTUP_FAILED = "aborting startup due to startup process failure"
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0 (PostgreSQL source, LOCK_FILE_LINE_PM_STATUS)
 
 
@@ -129,10 +132,16 @@ class Companion:
         data = os.read(self._log_fd, 65536)
         for event in self._stream.feed(data) if data else self._stream.end():
             log.log(event.level, "%s", event.text)
-            if event.severity in ("FATAL", "PANIC") and not self._told:
+            if not self._told and self._gives_up(event):
                 # Said at once, not when the process ends: then the arbiter may know the end before the reason.
                 self._obituary()
         return bool(data)
+
+    def _gives_up(self, event: ServerEvent) -> bool:
+        # The postmaster alone: a session that comes too early is told FATAL as well, and that is FATAL for it only.
+        if event.pid != self._postmaster:
+            return False
+        return event.severity in ("FATAL", "PANIC") or _STARTUP_FAILED in event.text
 
     def _ended(self) -> None:
         if not self._told:

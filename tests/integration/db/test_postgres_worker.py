@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,37 @@ def test_a_crash_is_healed_by_the_next_start_at_once(short_path):
             connection.close()
             assert "not properly shut down" in second.log()
         busy.close()
+
+
+def test_sessions_that_come_too_early_are_not_taken_for_its_failure(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        busy = worker.connect()
+        query(busy, "CREATE TABLE kept AS SELECT generate_series(1, 200000) AS n")
+        busy.close()
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait(30)
+        over = threading.Event()
+        refused = []
+
+        def hurry(worker):
+            while not over.is_set():
+                try:
+                    worker.connect().close()
+                except psycopg2.OperationalError as error:
+                    refused.append(str(error))
+
+        with PostgresWorker(short_path) as second:
+            threads = [threading.Thread(target=hurry, args=(second,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            try:
+                second.wait_until_ready()
+            finally:
+                over.set()
+                for thread in threads:
+                    thread.join()
+            assert any("starting up" in text or "recovery" in text or "accepting" in text for text in refused)
 
 
 def test_a_server_that_an_earlier_daemon_left_is_shut_down_first(short_path):
@@ -165,6 +197,18 @@ def test_why_it_can_not_start_is_told_in_its_own_words(short_path):
         message = worker.next_message()
         assert isinstance(message, Failed)
         assert 'unrecognized configuration parameter "no_such_setting"' in message.traceback
+        assert worker.process.wait(30) != 0
+
+
+def test_data_that_can_not_be_recovered_are_told_at_once(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+    for segment in (short_path / "postgres" / "pg_wal").glob("0*"):
+        segment.unlink()
+    with PostgresWorker(short_path) as worker:
+        message = worker.next_message()
+        assert isinstance(message, Failed)
+        assert "could not locate a valid checkpoint record" in message.traceback
         assert worker.process.wait(30) != 0
 
 

@@ -20,6 +20,12 @@ def levels(data):
         (b"[12] WARNING:  out of coffee", logging.WARNING),
         (b"[12] ERROR:  division by zero", logging.WARNING),
         (b"[12] FATAL:  terminating connection due to administrator command", logging.DEBUG),
+        (b"[12] FATAL:  terminating connection due to unexpected postmaster exit", logging.DEBUG),
+        (b"[12] FATAL:  the database system is starting up", logging.DEBUG),
+        (b"[12] FATAL:  the database system is in recovery mode", logging.DEBUG),
+        (b"[12] WARNING:  terminating connection because of crash of another server process", logging.DEBUG),
+        (b"[12] ERROR:  could not serialize access due to concurrent update", logging.DEBUG),
+        (b"[12] ERROR:  deadlock detected", logging.DEBUG),
         (b"[12] FATAL:  could not create lock file", logging.ERROR),
         (b"[12] PANIC:  could not write", logging.CRITICAL),
         (b"postgres: error while loading shared libraries", logging.WARNING),
@@ -44,7 +50,7 @@ def test_lines_may_come_in_pieces():
     assert event.text == "[12] WARNING: caf\u00e9"
     assert stream.feed(b"3] FATAL:  oh") == []
     (event,) = stream.end()
-    assert (event.severity, event.text) == ("FATAL", "[13] FATAL: oh")
+    assert (event.severity, event.text, event.pid) == ("FATAL", "[13] FATAL: oh", 13)
     assert stream.end() == []
 
 
