@@ -102,7 +102,8 @@ def poll_latency(demo: Demo, price: float) -> float:
 
 
 def _poll(last: int, *, peek: bool = False) -> str:
-    return json.dumps({"params": {"channels": ["prices"], "last": last, "options": {"peek": peek}}})
+    params = {"channels": ["prices"], "last": last, "options": {"peek": peek}}
+    return json.dumps({"jsonrpc": "2.0", "method": "call", "id": 1, "params": params})
 
 
 def jobs_duration(demo: Demo, number: int) -> float:

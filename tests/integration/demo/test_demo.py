@@ -44,6 +44,7 @@ class Browser:
 @pytest.fixture
 def browser(database_url, monkeypatch):
     signaling.configure(DatabaseSpec(url=database_url))
+    signaling.registry_loader(demo.catalogue)  # another test of this process may have put its own in place
     demo._set_up.cache_clear()
     monkeypatch.setenv("PROCMAN_WORKER", "http.7")
     yield Browser()
