@@ -45,9 +45,11 @@ def test_the_settings_of_the_decorator_and_those_of_the_call(truth):
     assert (row["channel"], row["priority"], row["max_retries"]) == ("root.other", 1, 0)
 
 
-@pytest.mark.parametrize("eta", [3600, 3600.0, timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)])
+@pytest.mark.parametrize(
+    "eta", [lambda: 3600, lambda: 3600.0, lambda: timedelta(hours=1), lambda: datetime.now(UTC) + timedelta(hours=1)]
+)
 def test_eta(truth, eta):
-    row = truth.job(functions.note.options(eta=eta).delay())
+    row = truth.job(functions.note.options(eta=eta()).delay())
     assert abs((row["eta"] - row["date_created"]).total_seconds() - 3600) < 60
 
 
