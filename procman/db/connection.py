@@ -89,7 +89,7 @@ class Cursor(psycopg2.extensions.cursor):
             call(*args, **kwargs)
         except psycopg2.Error as error:
             if is_away(error, self.connection):
-                raise ServerAway(str(error).strip() or "the connection to PostgreSQL is lost") from error
+                raise ServerAway(_in_short(error)) from error
             raise
         finally:
             observer = getattr(self.connection, "observer", None)
@@ -108,7 +108,7 @@ def connect(url: str, *, application_name: str = "procman", autocommit: bool = T
     try:
         connection: Connection = psycopg2.connect(dsn, connection_factory=Connection, cursor_factory=Cursor)
     except psycopg2.OperationalError as error:
-        raise ServerAway(f"PostgreSQL can't be reached: {str(error).strip()}") from error
+        raise ServerAway(f"PostgreSQL can't be reached: {_in_short(error)}") from error
     connection.autocommit = autocommit
     return connection
 
@@ -120,9 +120,15 @@ def execute(connection: Connection, statement: str) -> psycopg2.extensions.curso
         cursor.execute(statement)
     except psycopg2.Error as error:
         if is_away(error, connection):
-            raise ServerAway(str(error).strip() or "the connection to PostgreSQL is lost") from error
+            raise ServerAway(_in_short(error)) from error
         raise
     return cursor
+
+
+def _in_short(error: psycopg2.Error) -> str:
+    # One line for each address that was tried. The indented ones guess ("Is the server running locally …?").
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    return "; ".join(lines) or "the connection to PostgreSQL is lost"
 
 
 def is_away(error: psycopg2.Error, connection: psycopg2.extensions.connection) -> bool:

@@ -32,6 +32,7 @@ PATIENCE = 30.0  # from the death of the arbiter to the fast shutdown
 
 # What the postmaster says when the startup process, which recovers the data, has failed (its source, postmaster.c).
 _STARTUP_FAILED = "aborting startup due to startup process failure"
+_SMART_SHUTDOWN = "received smart shutdown request"
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0 (PostgreSQL source, LOCK_FILE_LINE_PM_STATUS)
 
 
@@ -135,7 +136,17 @@ class Companion:
             if not self._told and self._gives_up(event):
                 # Said at once, not when the process ends: then the arbiter may know the end before the reason.
                 self._obituary()
+            if event.pid == self._postmaster and _SMART_SHUTDOWN in event.text:
+                self._hurry()
         return bool(data)
+
+    def _hurry(self) -> None:
+        # Somebody sent it SIGTERM. It would wait for its last session, and the workers' sessions do not end while
+        # their daemon lives: until then nobody new gets in. When the daemon has died, the end of the channel is
+        # there before this: the kernel closes files first (exit(2)).
+        if self._channel is not None and self._listen():
+            log.warning("PostgreSQL (%d) got SIGTERM: fast shutdown, so that it is replaced", self._postmaster)
+            send_signal(self._pidfd, signal.SIGINT)
 
     def _gives_up(self, event: ServerEvent) -> bool:
         # The postmaster alone: a session that comes too early is told FATAL as well, and that is FATAL for it only.

@@ -168,6 +168,15 @@ def test_when_the_arbiter_dies_sessions_may_end_their_unit(short_path):
         connection.close()
 
 
+def test_asked_to_end_while_the_arbiter_lives_it_does_not_wait_for_sessions(short_path):
+    with PostgresWorker(short_path) as worker:
+        worker.wait_until_ready()
+        busy = worker.connect()
+        worker.process.terminate()
+        assert worker.process.wait(30) == 0
+        busy.close()
+
+
 def _wait_until_refused(state):
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
