@@ -198,6 +198,17 @@ def _count(value: Any) -> int | None:
     return number if number is not None and number >= 0 else None
 
 
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value < 1e9 else None
+
+
+def _options(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
 def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
@@ -212,7 +223,9 @@ _READERS: Mapping[Form, Callable[[Any], Any]] = {
     Form.COUNT: _count,
     Form.INTEGER: _integer,
     Form.FLAG: _flag,
+    Form.SECONDS: _seconds,
     Form.SIGNAL: _signal,
+    Form.OPTIONS: _options,
 }
 
 

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman.daemon.stacks import unit_figures
+from procman.observe import processes
 from procman.observe.memory import memory
 from procman.version import __version__
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from procman.core.snapshot import PoolSnapshot, Snapshot, WorkerSnapshot
     from procman.daemon.children import Children
     from procman.observe.scoreboard import Scoreboard
-
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Figures:
@@ -77,7 +76,7 @@ class Figures:
 
     def _cpu_percent(self, pid: int, started: float, now: float) -> float:
         try:
-            used = _cpu_seconds(pid)
+            used = processes.cpu_seconds(pid)
         except OSError:
             return 0.0
         since, before = self._last_cpu.get(pid, (started, 0.0))
@@ -90,10 +89,3 @@ def _rss(pid: int | None) -> int:
         return memory(pid) if pid is not None else 0
     except OSError:
         return 0
-
-
-def _cpu_seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # The name of the command may hold spaces and brackets; what follows the last bracket does not (proc(5)).
-        columns = file.read().rpartition(b")")[2].split()
-    return (int(columns[11]) + int(columns[12])) / _TICKS

@@ -88,7 +88,7 @@ class Daemon:
         self.children = Children(spec, self._loop, self._board, self._listeners, self.emit)
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
-        self.commands = Commands(self)
+        self.commands = Commands(self, self._loop)
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -207,6 +207,8 @@ class Daemon:
             reason=report.reason,
             **report.details,
         )
+        if report.event == "exited":
+            self.commands.exited()
 
     def _on_evidence(self, worker: int, stacks: Stacks) -> None:
         log.warning("Stacks before the kill:\n%s", stacks.describe())
@@ -294,6 +296,10 @@ class Daemon:
     def listens(self, name: str) -> list[str]:
         """Where a pool listens."""
         return self._listeners.describe(self.arbiter.pools[name].spec)
+
+    def listening_fds(self, name: str) -> list[int]:
+        """The sockets on which a pool listens."""
+        return self._listeners.fds(self.arbiter.pools[name].spec)
 
     def room_for(self, name: str) -> int:
         """How many workers a pool can have, so that a reload still finds room on the scoreboard."""

@@ -54,6 +54,9 @@ def test_null_is_absent():
         ("scale", {"name": "http", "by": -1}, "scale", {"name": "http", "by": -1}),
         ("reload", {"name": "http", "graceful": True, "sequential": False}, "reload", None),
         ("stop", {"name": "http", "match": "glob"}, "stop", None),
+        ("reload", {"graceful": False, "sequential": True, "waiting": False}, "reload", None),
+        ("reloadconfig", {"waiting": True}, "reload", {"waiting": True}),
+        ("kill", {"name": "http", "pid": "4711", "graceful_timeout": "5"}, "kill", None),
     ],
 )
 def test_other_names_and_what_circus_sends_always(command, properties, means, becomes):
@@ -109,7 +112,9 @@ def test_signals_that_are_none(given):
         (message(properties={"name": "x" * 256}), "stats: property 'name': expected a text", Errno.MESSAGE_ERROR),
         (message("reload", properties={"name": ["a", 1]}), "expected a text or a list of texts", Errno.MESSAGE_ERROR),
         (message("reload", properties={"waiting": 1}), "expected true or false, got a number", Errno.MESSAGE_ERROR),
-        (message("reload", properties={"sequential": True}), "only false is supported", Errno.MESSAGE_ERROR),
+        (message("set", properties={"name": "a", "options": 1}), "expected an object, got a number", Errno.MESSAGE_ERROR),
+        (message("kill", properties={"name": "a", "graceful_timeout": -1}), "a number of seconds", Errno.MESSAGE_ERROR),
+        (message("kill", properties={"name": "a", "graceful_timeout": "soon"}), "of seconds", Errno.MESSAGE_ERROR),
         (message("stop", properties={"match": "regex"}), 'only "glob" or "simple" is supported', Errno.MESSAGE_ERROR),
         (message("scale"), "scale: property 'name' is missing", Errno.MESSAGE_ERROR),
         (message("scale", properties={"name": "a"}), "expected one of the properties 'count'", Errno.MESSAGE_ERROR),
@@ -161,7 +166,7 @@ def test_every_command_that_means_another_means_one_in_the_table():
 @pytest.mark.parametrize("command", [c for c in COMMANDS.values() if c.waits], ids=lambda c: c.name)
 def test_every_operation_can_be_waited_for(command):
     given = {"name": "http"} if any(p.required for p in command.properties) else {}
-    given |= {"count": 1} if command.name == "scale" else {}
+    given |= {"scale": {"count": 1}, "set": {"options": {"numprocesses": 1}}}.get(command.name, {})
     assert protocol.parse(message(command.name, properties={**given, "waiting": True})).waiting
 
 
