@@ -103,7 +103,7 @@ def test_losing_against_another_transaction_is_no_failure(pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("connection lost always", "PostgreSQL"),
+        ("connection lost always", "ServerAway"),
         ("ends the unit", "the function has ended its unit itself"),
         ("swallows an error", "InFailedSqlTransaction"),
         ("fails at the commit", "at the commit"),
