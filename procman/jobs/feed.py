@@ -36,6 +36,7 @@ _LIVE = f"""
     SELECT {_COLUMNS} FROM procman.job WHERE id BETWEEN %s AND %s AND state IN ('pending', 'enqueued', 'started')
     ORDER BY id LIMIT %s
 """
+_RUNNING = f"SELECT {_COLUMNS} FROM procman.job WHERE state IN ('enqueued', 'started')"
 _FAILED_CHANNELS = "SELECT DISTINCT channel FROM procman.job WHERE state = 'failed'"
 _FAILED = f"SELECT {_COLUMNS} FROM procman.job WHERE state = 'failed' AND channel = ANY(%s)"
 # The lock is the executing worker's, and it is let go again at the end of this statement.
@@ -154,6 +155,9 @@ class Feed:
         ``known`` is what the scheduler has of this database; ``failed_matter`` tells whether the failed jobs of a
         channel hold up others, None: they do nowhere.
         """
+        if not self.swept:
+            # First what runs, which takes room, and then the oldest: so even at the start the order is nearly right.
+            return self._read_sweep(known, failed_matter)
         if self._ids:
             return self._read_ids()
         if self._ranges:
@@ -185,13 +189,14 @@ class Feed:
         self._seen = set()
 
     def _read_sweep(self, known: Iterable[Job], failed_matter: Callable[[str], bool] | None) -> Found:
-        rows = []
+        rows: list[Row] = []
         if self._sweep == _ALL[0]:
             with self._listening.cursor() as cr:
                 cr.execute("SELECT 1")  # or a connection that died in silence would stay deaf
+            rows = self._rows(_RUNNING)
             if failed_matter is not None:
                 channels = [channel for (channel,) in self._query(_FAILED_CHANNELS) if failed_matter(channel)]
-                rows = self._rows(_FAILED, channels)
+                rows += self._rows(_FAILED, channels)
         live = self._rows(_LIVE, self._sweep, _ALL[1], BATCH)
         rows += live
         self._seen.update(row.id for row in rows)

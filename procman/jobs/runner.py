@@ -77,18 +77,8 @@ class Runner:
         self._links: dict[str, _Link] = {}
         self._names_at = 0.0
         self._exchanges: dict[tuple[str, int], Exchange] = {}
-        self._dispatching = True
 
     # -- the loop ------------------------------------------------------------------------------------------
-
-    @property
-    def idle(self) -> bool:
-        """Whether no answer is awaited."""
-        return not self._exchanges
-
-    def stop(self) -> None:
-        """Start nothing any more. Answers that are awaited are still settled."""
-        self._dispatching = False
 
     def close(self) -> None:
         """Let go of everything; jobs that run go on."""
@@ -109,8 +99,7 @@ class Runner:
                     self._read(link)
                     self._look_after_watched(link)
         self._settle()
-        if self._dispatching:
-            self._dispatch()
+        self._dispatch()
 
     def wait(self, wake_fds: Iterable[int], most: float = _MOST_WAIT) -> None:
         """Wait until `turn` has something to do, or one of ``wake_fds`` is readable."""
@@ -145,8 +134,7 @@ class Runner:
                 deadlines.append(link.feed.deadline)
                 if link.watched:
                     deadlines.append(link.look_at)
-        if self._dispatching:
-            deadlines.append(self._next_start(now))
+        deadlines.append(self._next_start(now))
         return max(0.0, min(deadlines) - now)
 
     def _next_start(self, now: float) -> float:
@@ -293,7 +281,9 @@ class Runner:
                 offered = link.feed.offer(ids)
                 # The others have been cancelled, postponed or taken meanwhile.
                 link.feed.look_at(set(ids) - {each[0] for each in offered})
-                for id, uuid, at in offered:  # noqa: A001
+                # In the order of the choice, which UPDATE does not keep.
+                order = {id: position for position, id in enumerate(ids)}  # noqa: A001
+                for id, uuid, at in sorted(offered, key=lambda each: order[each[0]]):  # noqa: A001
                     self._begin(Exchange(self._target, database, id, uuid, at))
 
     def _begin(self, exchange: Exchange) -> None:

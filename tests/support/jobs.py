@@ -116,5 +116,15 @@ def wait_for(file: str, value: str = "waited") -> None:
         time.sleep(0.01)
 
 
+@procman.job
+def sleep_in_the_database(file: str) -> None:
+    """In a statement that takes its time, the first time."""
+    if not os.path.exists(file):
+        open(file, "w").close()
+        with procman.cursor() as cr:
+            cr.execute("SELECT pg_sleep(60)")
+    leave("slept")
+
+
 def no_job() -> None:
     leave("no job")

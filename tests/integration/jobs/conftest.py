@@ -41,7 +41,7 @@ class Truth:
     def __call__(self, statement, *parameters):
         """The rows, as dictionaries."""
         with self.connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cr:
-            cr.execute(statement, parameters)
+            cr.execute(statement, parameters or None)
             return cr.fetchall() if cr.description else []
 
     def job(self, uuid):
