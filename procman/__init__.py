@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from procman import bus
     from procman.crontab import cron
     from procman.jobs import job
+    from procman.observe.whom import set_user
     from procman.signaling import cached, cursor, invalidate, registry, registry_loader, reload_registry
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "registry",
     "registry_loader",
     "reload_registry",
+    "set_user",
 ]
 
 _HOME = {
@@ -39,6 +41,7 @@ _HOME = {
     "registry": "procman.signaling",
     "registry_loader": "procman.signaling",
     "reload_registry": "procman.signaling",
+    "set_user": "procman.observe.whom",
 }
 
 

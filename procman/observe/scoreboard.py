@@ -40,16 +40,26 @@ class Scoreboard:
     @classmethod
     def create(cls, path: str, records: int) -> Scoreboard:
         """Make the file anew at ``path`` with room for ``records`` workers; raises OSError."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        os.ftruncate(fd, 0)
+        try:
+            # Never the old file again: workers of a daemon that was killed may still write to it, and would die of
+            # SIGBUS when it is cut, or write into the records of others.
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         # Allocated, not only sized: a store into a hole of a full disk is SIGBUS, not an error.
         os.posix_fallocate(fd, 0, records * RECORD_SIZE)
         return cls(fd)
 
-    def writer(self, index: int) -> Record:
-        """The record of one worker, cleared, for that worker to write."""
+    def clear(self, index: int) -> None:
+        """Forget the worker that had this record."""
         start = index * RECORD_SIZE
         self._view[start : start + RECORD_SIZE] = bytes(RECORD_SIZE)
+
+    def writer(self, index: int) -> Record:
+        """The record of one worker, cleared, for that worker to write."""
+        self.clear(index)
+        start = index * RECORD_SIZE
         words = slice(index * _WORDS, (index + 1) * _WORDS)
         return Record(self._ints[words], self._floats[words], self._view[start : start + RECORD_SIZE])
 
@@ -129,7 +139,10 @@ class Record:
 
     def as_user(self, user: int) -> None:
         """The unit works for the user of this id."""
-        self._ints[_USER] = user
+        try:
+            self._ints[_USER] = user
+        except ValueError:
+            raise OverflowError(f"{user} is no 64-bit number") from None
 
     def query(self, seconds: float) -> None:
         """One more query of the unit, which took this long."""

@@ -14,12 +14,14 @@ from tests.support.traffic import Traffic
 
 APPLICATION = """
 import os, threading, time
+import procman
 
 VERSION = "one"
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/sleep":
+        procman.set_user(7)
         time.sleep(1000)
     elif path == "/inside-c":
         sum(iter(int, 1))
@@ -173,6 +175,7 @@ def test_dumpstacks_shows_where_a_stuck_worker_is_and_in_which_unit(daemon, path
     assert f"Worker {busy['name']} ({busy['pid']}) GET {path} (db:" in run.stdout
     assert "app.py" in run.stdout
     assert "qc:0 qt:0.000 pt:" in run.stdout
+    assert ("uid:7" in run.stdout) == (path == "/sleep")
     if path == "/inside-c":
         stacks = {one["worker"]: one for one in daemon.ctl("dumpstacks", name=["http"])["stacks"]}
         assert stacks[busy["name"]]["by"] == "faulthandler"

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+import procman
+from procman.observe import whom
+from procman.observe.scoreboard import Scoreboard
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    monkeypatch.setattr(whom, "_records", [])
+    return Scoreboard.create(str(tmp_path / "board"), 1)
+
+
+def test_the_user_is_that_of_the_unit(board):
+    record = board.writer(0)
+    procman.set_user(5)  # nobody listens
+    whom.write_to(record)
+    record.begin("GET /")
+    procman.set_user(7)
+    assert board.read(0).user == 7
+    record.end()
+    record.begin("GET /")
+    assert board.read(0).user == 0
+
+
+@pytest.mark.parametrize(("user", "error"), [("7", TypeError), (None, TypeError), (2**64, OverflowError)])
+def test_a_user_is_a_number(board, user, error):
+    whom.write_to(board.writer(0))
+    with pytest.raises(error):
+        procman.set_user(user)
