@@ -11,8 +11,10 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
+from procman.core.deaths import expire_templates, template_gone, template_hangs, worker_gone
 from procman.core.effect import Concluded, Dump, Forget, Interrupt, Kill, Leave, Level, Outcome, Report, Serving
-from procman.core.pool import Pool, ready_by
+from procman.core.plan import plan
+from procman.core.pool import Pool
 from procman.core.reason import Reason
 from procman.core.snapshot import PoolSnapshot, Snapshot, WorkerSnapshot
 from procman.core.waves import dependents
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from procman.core.effect import Effect
     from procman.core.event import Event
+    from procman.core.sample import Sample
     from procman.core.spec import PoolSpec
 
 
@@ -33,6 +36,7 @@ class Arbiter:
         self._serial = count(1)
         self.pools: dict[str, Pool] = {spec.name: self._new_pool(spec) for spec in specs}
         self._workers: dict[int, Pool] = {}
+        self._deadlines: dict[str, float] = {}
         self._shutdown: ev.Haste | None = None
         self._announced = False
         self._left = False
@@ -42,21 +46,27 @@ class Arbiter:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What to do about an event that happened at ``now`` (seconds of any clock that never goes back)."""
+        concerned = self._concerned(event, now)
         effects = list(self._react(event, now))
         # What one pool says may release or hold another (depends_on); twice as many rounds as pools is plenty.
         for _ in range(2 * len(self.pools) + 2):
-            before = len(effects)
-            self._release_and_hold()
-            for pool in list(self.pools.values()):
-                effects.extend(self._index(pool, pool.plan(now)))
-            effects.extend(self._whole_daemon(now))
-            if len(effects) == before:
+            concerned |= self._release_and_hold()
+            again = set()
+            for name in [name for name in self.pools if name in concerned]:
+                before = len(effects)
+                effects.extend(self._plan(self.pools[name], now))
+                if len(effects) > before:
+                    again.add(name)
+            whole = list(self._whole_daemon(now))
+            effects.extend(whole)
+            concerned = set(self.pools) if whole else again
+            if not concerned:
                 break
         return effects
 
     def deadline(self) -> float | None:
         """When `handle` wants to be called with a `Tick`, at the latest."""
-        return min((when for pool in self.pools.values() for when in pool.deadlines()), default=None)
+        return min(self._deadlines.values(), default=None)
 
     def snapshot(self) -> Snapshot:
         """What there is now."""
@@ -75,6 +85,32 @@ class Arbiter:
 
     # -- reactions ----------------------------------------------------------------------------------------
 
+    def _concerned(self, event: Event, now: float) -> set[str]:
+        """The pools that have to be planned anew for an event; with hundreds of pools, all would be too many."""
+        match event:
+            case ev.Tick():
+                return {name for name, deadline in self._deadlines.items() if deadline <= now}
+            case ev.TemplateReady(name) | ev.TemplateGone(name):
+                return {name}
+            case ev.Begin() | ev.Configured() | ev.ShutdownAsked():
+                return set(self.pools)
+            case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked():
+                return set(event.pools)
+            case ev.ScaleAsked():
+                return {event.pool}
+            case _:
+                pool = self._workers.get(event.worker)
+                return {pool.name} if pool else set()
+
+    def _plan(self, pool: Pool, now: float) -> Iterator[Effect]:
+        yield from plan(pool, now)
+        for worker_id in pool.workers:
+            self._workers.setdefault(worker_id, pool)
+        if (deadline := pool.deadline) is None:
+            self._deadlines.pop(pool.name, None)
+        else:
+            self._deadlines[pool.name] = deadline
+
     def _react(self, event: Event, now: float) -> Iterator[Effect]:
         match event:
             case ev.Begin():
@@ -86,8 +122,8 @@ class Arbiter:
                 yield from self._template(event, now)
             case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked() | ev.ScaleAsked():
                 yield from self._command(event, now)
-            case ev.Configured(specs):
-                yield from self._configure(specs)
+            case ev.Configured():
+                yield from self._configure(event, now)
             case ev.ShutdownAsked(haste):
                 yield from self._shut_down(haste, now)
             case _:
@@ -101,7 +137,7 @@ class Arbiter:
             case ev.TemplateReady(_, generation):
                 pool.template_ready(generation)
             case ev.TemplateGone(_, generation, traceback, chance):
-                yield from pool.template_gone(generation, traceback, now, chance)
+                yield from template_gone(pool, generation, traceback, now, chance)
 
     def _worker(self, event: Event, now: float) -> Iterator[Effect]:
         worker_id: int = event.worker  # type: ignore[union-attr]  # every event left has one
@@ -112,21 +148,24 @@ class Arbiter:
         match event:
             case ev.WorkerExited(_, status, chance, oom):
                 del self._workers[worker_id]
-                yield from pool.exited(worker, status, now, chance=chance, oom=oom)
+                yield from worker_gone(pool, worker, status, now, chance=chance, oom=oom)
             case ev.Sampled(_, sample):
-                yield from self._judge(pool, worker, sample.unit_started if sample.unit is not None else None, now)
+                yield from self._judge(pool, worker, sample, now)
+            case ev.WorkerLost():
+                yield from self._condemn(pool, worker, Reason.LOST, now)
             case ev.KillAsked():
                 yield from self._condemn(pool, worker, Reason.KILLED_BY_USER, now)
+            case ev.RetireAsked(_, grace, signum):
+                yield from pool.retire(worker, Reason.KILLED_BY_USER, now, grace=grace, signum=signum)
             case _:
                 yield from self._worker_says(pool, worker, event, now)
 
     def _worker_says(self, pool: Pool, worker: Worker, event: Event, now: float) -> Iterator[Effect]:
         match event:
             case ev.WorkerSpawned(_, pid):
-                worker.pid = pid
+                worker.spawned(pid)
             case ev.CommandRuns():
-                if worker.state is State.STARTING:
-                    worker.ready_by = ready_by(worker.spec, now)
+                worker.command_runs(now)
             case ev.WorkerReady():
                 yield from pool.worker_ready(worker, now)
             case ev.WorkerRetiring(_, reason):
@@ -141,19 +180,29 @@ class Arbiter:
                 if worker.move(Input.DUMPED, now):
                     yield from self._dump_or_kill(pool, worker)
 
-    def _judge(self, pool: Pool, worker: Worker, unit_started: float | None, now: float) -> Iterator[Effect]:
-        """Is the worker's unit past ``time_real``? First it is asked to end, then the stacks, then SIGKILL."""
-        limit = worker.spec.limits.time_real
-        if limit is None or worker.state not in (State.READY, State.DRAINING):
+    def _judge(self, pool: Pool, worker: Worker, sample: Sample, now: float) -> Iterator[Effect]:
+        """Is the worker past a limit: ``time_real`` of its unit or, between units, the end of a graceful drain?"""
+        if worker.state not in (State.READY, State.DRAINING):
             return
-        if unit_started is None or now < unit_started + limit:
-            worker.look_at = (now if unit_started is None else unit_started) + limit
-        elif worker.interrupted_unit == unit_started:
+        if sample.unit is None:
+            if worker.state is State.DRAINING and worker.deadline is None:
+                over = worker.idle_drain_over(sample.beat)
+                worker.look_at = over
+                if now >= over:
+                    yield from self._condemn(pool, worker, Reason.GRACE_EXPIRED, now)
+        elif (limit := worker.spec.limits.time_real) is not None:
+            yield from self._judge_unit(pool, worker, sample.unit_started, limit, now)
+
+    def _judge_unit(self, pool: Pool, worker: Worker, started: float, limit: float, now: float) -> Iterator[Effect]:
+        """First the unit is asked to end, then come the stacks, then SIGKILL."""
+        if now < started + limit:
+            worker.look_at = started + limit
+        elif worker.interrupted_unit == started:
             yield from self._condemn(pool, worker, Reason.REAL_TIME, now)
         else:
-            worker.interrupted_unit = unit_started
+            worker.interrupted_unit = started
             worker.look_at = now + worker.spec.kill_timeout
-            text = f"Worker {worker.label} is in one unit for {now - unit_started:.1f} s, limit {limit:g} s"
+            text = f"Worker {worker.label} is in one unit for {now - started:.1f} s, limit {limit:g} s"
             yield pool.report("over_time", text, Level.WARNING, worker=worker, reason=Reason.REAL_TIME)
             yield Interrupt(worker.id, Reason.REAL_TIME)
 
@@ -171,18 +220,25 @@ class Arbiter:
             yield Kill(worker.id)
 
     def _expire(self, now: float) -> Iterator[Effect]:
-        for pool in self.pools.values():
+        for name in [name for name, deadline in self._deadlines.items() if deadline <= now]:
+            pool = self.pools[name]
             for worker in list(pool.workers.values()):
                 if worker.ready_by is not None and worker.ready_by <= now:
                     yield from pool.worker_ready(worker, now)
                 if worker.deadline is not None and worker.deadline <= now:
-                    again = worker.state is State.KILLING
-                    if worker.move(Input.EXPIRE, now):
-                        yield from self._dump_or_kill(pool, worker)
-                        if again:
-                            text = f"Worker {worker.label} does not die of SIGKILL"
-                            yield pool.report("unkillable", text, Level.CRITICAL, worker=worker)
-            yield from pool.expire_templates(now)
+                    yield from self._expire_worker(pool, worker, now)
+            yield from expire_templates(pool, now)
+
+    def _expire_worker(self, pool: Pool, worker: Worker, now: float) -> Iterator[Effect]:
+        again = worker.state is State.KILLING
+        if not worker.move(Input.EXPIRE, now):
+            return
+        yield from self._dump_or_kill(pool, worker)
+        if again:
+            text = f"Worker {worker.label} does not die of SIGKILL"
+            yield pool.report("unkillable", text, Level.CRITICAL, worker=worker)
+        if worker.pid is None and worker.spec.templated:
+            yield from template_hangs(pool, worker.generation)
 
     # -- commands -----------------------------------------------------------------------------------------
 
@@ -197,34 +253,62 @@ class Arbiter:
             if pool is None or self._shutdown is not None:
                 why = "the daemon is stopping" if pool else f"no pool is called {name}"
                 yield Concluded(event.operation, name, Outcome.FAILED, why)
-                continue
-            match event:
-                case ev.ReloadAsked(operation):
-                    yield from pool.begin_reload(operation, now)
-                case ev.StartAsked(operation):
-                    pool.start(operation)
-                case ev.StopAsked(operation):
-                    yield from pool.stop(operation)
-                case ev.RestartAsked(operation):
-                    yield from pool.restart(operation, now)
-                case ev.ScaleAsked(operation, _, workers):
-                    pool.scale(operation, workers)
+            elif pool.removed and isinstance(event, (ev.StartAsked, ev.RestartAsked, ev.ScaleAsked)):
+                yield Concluded(event.operation, name, Outcome.FAILED, "the pool is no longer configured")
+            else:
+                yield from self._command_one(event, pool, now)
 
-    def _configure(self, specs: Iterable[PoolSpec]) -> Iterator[Effect]:
-        """Take over a new configuration: changed pools get their new spec with the reload that follows."""
-        wanted = {spec.name: spec for spec in specs}
-        for name, pool in self.pools.items():
-            if name not in wanted and not pool.removed:
-                pool.removed = True
-                pool.leave_reason, pool.wanted = Reason.SCALE_DOWN, False
-                yield pool.report("removed", f"Pool {name} is no longer configured")
-        for name, spec in wanted.items():
-            if name not in self.pools:
-                pool = self.pools[name] = self._new_pool(spec)
-                pool.wanted = spec.autostart
-                yield pool.report("added", f"Pool {name} is new")
-            elif self.pools[name].spec != spec:
-                self.pools[name].next_spec = spec
+    def _command_one(
+        self,
+        event: ev.ReloadAsked | ev.StartAsked | ev.StopAsked | ev.RestartAsked | ev.ScaleAsked,
+        pool: Pool,
+        now: float,
+    ) -> Iterator[Effect]:
+        match event:
+            case ev.ReloadAsked(operation):
+                yield from pool.begin_reload(operation, now)
+            case ev.StartAsked(operation):
+                pool.start(operation)
+            case ev.StopAsked(operation):
+                yield from pool.stop(operation)
+            case ev.RestartAsked(operation):
+                yield from pool.restart(operation, now)
+            case ev.ScaleAsked(operation, _, workers):
+                yield from pool.scale(operation, workers)
+
+    def _configure(self, event: ev.Configured, now: float) -> Iterator[Effect]:
+        """Apply the difference, and reload what stays.
+
+        A pool of another kind has nothing in common with the one before but its name, which it gets when that has
+        gone; so does a pool that was taken out of the configuration and is put back before it has gone.
+        """
+        wanted = {spec.name: spec for spec in event.specs}
+        if self._shutdown is not None:
+            for name in wanted:
+                yield Concluded(event.operation, name, Outcome.FAILED, "the daemon is stopping")
+            return
+        for name, pool in list(self.pools.items()):
+            spec = wanted.pop(name, None)
+            if not pool.removed and (spec is None or spec.kind is not pool.spec.kind):
+                yield from pool.remove()
+            if pool.removed:
+                pool.successor = spec
+            elif spec is not None:
+                pool.next_spec = spec if spec != pool.spec else None
+            if spec is not None:
+                yield from pool.begin_reload(event.operation, now)
+        for spec in wanted.values():
+            yield from self._add(spec, [event.operation])
+
+    def _add(self, spec: PoolSpec, operations: list[str]) -> Iterator[Effect]:
+        pool = self.pools[spec.name] = self._new_pool(spec)
+        pool.wanted = spec.autostart
+        yield pool.report("added", f"Pool {spec.name} is new")
+        if pool.wanted:
+            pool.waiting_for_start.extend(operations)
+        else:
+            for operation in operations:
+                yield Concluded(operation, spec.name, Outcome.DONE)
 
     def _shut_down(self, haste: ev.Haste, now: float) -> Iterator[Effect]:
         order = list(ev.Haste)
@@ -238,36 +322,50 @@ class Arbiter:
             if haste is not ev.Haste.GRACEFUL:
                 pool.grace = pool.spec.stop_timeout
             for worker in list(pool.workers.values()):
-                if haste is ev.Haste.NOW:
-                    if worker.state is not State.KILLING:
-                        worker.state, worker.deadline = State.KILLING, now + pool.spec.kill_timeout
-                        worker.reason = worker.reason or Reason.SHUTDOWN
-                        yield Kill(worker.id)
-                elif worker.state is State.DRAINING and haste is ev.Haste.BOUNDED and worker.deadline is None:
-                    worker.deadline = now + pool.spec.stop_timeout
+                yield from self._hasten(pool, worker, haste, now)
+
+    def _hasten(self, pool: Pool, worker: Worker, haste: ev.Haste, now: float) -> Iterator[Effect]:
+        if haste is ev.Haste.NOW:
+            if worker.move(Input.KILL, now, reason=worker.reason or Reason.SHUTDOWN):
+                yield from self._dump_or_kill(pool, worker)
+        elif haste is ev.Haste.BOUNDED and worker.state is State.DRAINING and worker.deadline is None:
+            worker.deadline = now + pool.spec.stop_timeout
 
     # -- what concerns more than one pool -----------------------------------------------------------------
 
-    def _release_and_hold(self) -> None:
-        """Start a pool when all it depends on serves; stop it, in a shutdown, when nothing depends on it."""
+    def _release_and_hold(self) -> set[str]:
+        """Start a pool when all it depends on serves; stop it, in a shutdown, when nothing depends on it.
+
+        The names of those that this has changed.
+        """
+        changed = set()
+        for name, pool in self.pools.items():
+            if not pool.released and all(
+                need not in self.pools or self.pools[need].served for need in pool.spec.depends_on
+            ):
+                pool.released = True
+                changed.add(name)
+        if self._shutdown is not None:
+            changed |= self._stop_what_nobody_needs(self._shutdown)
+        return changed
+
+    def _stop_what_nobody_needs(self, haste: ev.Haste) -> set[str]:
+        changed = set()
         needs = {name: pool.spec.depends_on for name, pool in self.pools.items()}
         for name, pool in self.pools.items():
-            if not pool.released:
-                pool.released = all(need not in self.pools or self.pools[need].served for need in needs[name])
-            if self._shutdown is None or not pool.wanted:
-                continue
-            if all(self.pools[other].empty for other in dependents(needs, name)):
+            if pool.wanted and all(self.pools[other].empty for other in dependents(needs, name)):
                 pool.wanted = False
                 pool.leave_reason = Reason.SHUTDOWN
-                pool.grace = None if self._shutdown is ev.Haste.GRACEFUL else pool.spec.stop_timeout
+                pool.grace = None if haste is ev.Haste.GRACEFUL else pool.spec.stop_timeout
+                changed.add(name)
+        return changed
 
     def _whole_daemon(self, now: float) -> Iterator[Effect]:
-        for name, pool in list(self.pools.items()):
+        for pool in list(self.pools.values()):
             if pool.removed and pool.empty:
-                del self.pools[name]
-                yield Forget(name)
+                yield from self._bury(pool)
             if pool.parked is not None and pool.spec.essential and self._shutdown is None:
-                text = f"Pool {name} is essential and parked: the daemon stops"
+                text = f"Pool {pool.name} is essential and parked: the daemon stops"
                 yield pool.report("essential_failed", text, Level.CRITICAL)
                 self._exit_status = 1
                 yield from self._shut_down(ev.Haste.BOUNDED, now)
@@ -279,10 +377,13 @@ class Arbiter:
             self._announced = True
             yield Serving()
 
-    def _index(self, pool: Pool, effects: Iterator[Effect]) -> Iterator[Effect]:
-        yield from effects
-        for worker_id in pool.workers:
-            self._workers.setdefault(worker_id, pool)
+    def _bury(self, pool: Pool) -> Iterator[Effect]:
+        """Nothing is left of a pool that was removed; another one may have been waiting for its name."""
+        del self.pools[pool.name]
+        self._deadlines.pop(pool.name, None)
+        if pool.successor is not None and self._shutdown is None:
+            yield from self._add(pool.successor, pool.waiting_for_start)
+        yield Forget(pool.name)
 
     def _new_pool(self, spec: PoolSpec) -> Pool:
         return Pool(spec, self._serial.__next__)

@@ -37,10 +37,11 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Ask the worker to finish its unit and go."""
+    """Ask the worker to finish its unit and go; by this signal instead of the usual way, when one is given."""
 
     worker: int
     reason: Reason
+    signum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,13 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The worker's end of its channel is gone and the worker is not: nothing can be said to it any more."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDumped:
     """The stacks of the worker are in the log."""
 
@@ -147,10 +154,20 @@ class KillAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RetireAsked:
+    """End one worker when it has finished its unit, after ``grace`` seconds at the latest; ``signum`` asks it to."""
+
+    worker: int
+    grace: float
+    signum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Configured:
-    """A new configuration: these pools, and no others."""
+    """A new configuration: these pools, and no others, each reloaded or started as part of ``operation``."""
 
     specs: tuple[PoolSpec, ...]
+    operation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +185,7 @@ Event = (
     | WorkerReady
     | WorkerRetiring
     | WorkerFailed
+    | WorkerLost
     | WorkerDumped
     | WorkerExited
     | Sampled
@@ -177,6 +195,7 @@ Event = (
     | RestartAsked
     | ScaleAsked
     | KillAsked
+    | RetireAsked
     | Configured
     | ShutdownAsked
 )

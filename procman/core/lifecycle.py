@@ -39,7 +39,8 @@ class Seat:
 class Boot:
     """First message to an executed process. Descriptors: scoreboard, dump file (if seated), listeners.
 
-    ``seat`` is None for a template, which gets its seats one by one by `Fork`.
+    ``seat`` is None for a template, which gets its seats one by one by `Fork`. ``arbiter`` is the pid of the sender
+    and ``open_files`` the soft limit of open descriptors that the daemon was started with; 0 when not known.
     """
 
     pool: PoolSpec
@@ -48,6 +49,8 @@ class Boot:
     database: DatabaseSpec | None
     log_format: str
     state_dir: str
+    arbiter: int = 0
+    open_files: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
-    """From the process between template and worker, on the worker's channel: the worker has this pid."""
+    """From a worker that was just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
     pid: int
 

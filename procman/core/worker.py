@@ -16,12 +16,17 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from procman.core.reason import Reason
-from procman.core.spec import Kind
+from procman.core.spec import ExecWork, Kind
 
 if TYPE_CHECKING:
     from procman.core.spec import PoolSpec
 
+LEAST_LOOK = 0.5  # seconds between looks at a worker, at least
 KILL_AGAIN = 5.0  # seconds after which a SIGKILL that had no effect is sent, and reported, again
+FORK_PATIENCE = 5.0  # seconds for a template to fork a worker, which takes it some milliseconds
+# Seconds for the stacks to come. Whoever gets them answers much sooner, of a process that is stopped as well; it
+# is not part of kill_timeout, because nothing is killed without evidence.
+EVIDENCE_PATIENCE = 2.0
 
 
 class State(Enum):
@@ -37,6 +42,7 @@ class Input(Enum):
     READY = "ready"  # the worker says so
     RETIRE = "retire"  # the pool, or the worker itself, wants it to go politely
     CONDEMN = "condemn"  # a hard limit, or an impatient human, wants it to go
+    KILL = "kill"  # there is no time for anything else
     EXPIRE = "expire"  # the state's deadline has passed
     DUMPED = "dumped"  # its stacks are in the log
     EXITED = "exited"  # the process is gone
@@ -54,6 +60,10 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.DRAINING, Input.CONDEMN): State.DUMPING,
     (State.DRAINING, Input.EXPIRE): State.DUMPING,
     (State.DRAINING, Input.EXITED): State.GONE,
+    (State.STARTING, Input.KILL): State.KILLING,
+    (State.READY, Input.KILL): State.KILLING,
+    (State.DRAINING, Input.KILL): State.KILLING,
+    (State.DUMPING, Input.KILL): State.KILLING,
     (State.DUMPING, Input.DUMPED): State.KILLING,
     (State.DUMPING, Input.EXPIRE): State.KILLING,
     (State.DUMPING, Input.EXITED): State.GONE,
@@ -78,6 +88,7 @@ class Worker:
     spawned_at: float
     pid: int | None = None
     state: State = State.STARTING
+    since: float = 0.0  # when it came into this state
     ready_at: float | None = None
     deadline: float | None = None
     ready_by: float | None = None  # exec: ready by having lived until then
@@ -105,6 +116,16 @@ class Worker:
         """It runs Python under procman's runtime, so that it has stacks to show."""
         return self.spec.kind not in (Kind.EXEC, Kind.POSTGRES)
 
+    @property
+    def look_interval(self) -> float | None:
+        """Seconds after which a look at the worker's record can show that it has passed a limit; None: never."""
+        if self.state not in (State.READY, State.DRAINING) or not self.dumpable:
+            return None
+        limits = [] if self.spec.limits.time_real is None else [self.spec.limits.time_real]
+        if self.state is State.DRAINING and self.deadline is None:
+            limits.append(max(self.spec.stop_timeout, LEAST_LOOK))
+        return min(limits, default=None)
+
     def lived(self, now: float) -> float:
         """Seconds since it became ready; 0 if it never did."""
         return 0.0 if self.ready_at is None else now - self.ready_at
@@ -112,7 +133,8 @@ class Worker:
     def move(self, what: Input, now: float, *, reason: Reason | None = None, grace: float | None = None) -> bool:
         """Apply an input; whether the state changed (or, for a repeated kill, was entered again).
 
-        ``grace`` bounds a drain, in seconds; None lets the limits of its units bound it.
+        ``grace`` bounds a drain, in seconds; None lets the limits of its units bound it, and between units the
+        pool's ``stop_timeout`` (see `idle_drain_over`).
         """
         after = TRANSITIONS.get((self.state, what))
         if after is None:
@@ -121,7 +143,7 @@ class Worker:
             after = State.KILLING
         if self.reason is None or what is Input.CONDEMN or self.state is State.DRAINING:
             self.reason = reason or (EXPIRED.get(self.state) if what is Input.EXPIRE else None) or self.reason
-        self.state, self.ready_by = after, None
+        self.state, self.ready_by, self.since = after, None, now
         self.deadline = self._deadline(now, grace)
         if after is State.READY:
             self.ready_at = now
@@ -132,11 +154,29 @@ class Worker:
             case State.DRAINING:
                 return None if grace is None else now + grace
             case State.DUMPING:
-                return now + self.spec.kill_timeout
+                return now + EVIDENCE_PATIENCE
             case State.KILLING:
                 return now + KILL_AGAIN
             case _:
                 return None
+
+    def spawned(self, pid: int) -> None:
+        """The process is there: from now on it has its time to become ready."""
+        self.pid = pid
+        if self.state is State.STARTING:
+            self.deadline = self.spawned_at + self.spec.start_timeout
+
+    def command_runs(self, now: float) -> None:
+        """The worker has become its command, which counts as ready by having lived, or says so itself."""
+        if self.state is State.STARTING and isinstance(self.spec.work, ExecWork) and not self.spec.work.notify:
+            self.ready_by = now + self.spec.work.start_seconds
+
+    def idle_drain_over(self, beat: float) -> float:
+        """When a graceful drain ends all the same, for a worker that has no unit which it could be finishing.
+
+        ``beat`` is when it last showed that it is alive.
+        """
+        return max(self.since, beat) + self.spec.stop_timeout
 
     def final_reason(self, status: int | None, *, oom: bool) -> Reason:
         """Why it went, now that it is gone with this exit status (-N: signal N; None: never started)."""

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from procman.unix import process
 from procman.unix.channel import Channel, pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Iterator
 
     from procman.core.effect import Retire, Spawn, StartTemplate
     from procman.core.event import Event
@@ -38,6 +40,11 @@ MODULES = {
 }
 
 INTERRUPT = signal.SIGRTMIN + 1  # as procman.workers.child understands it
+# Seconds from the end of a channel to the end of its process: in a process that ends, the kernel closes all
+# descriptors a moment before it tells anybody of the end.
+LOST_PATIENCE = 1.0
+# What the service manager has told the daemon alone, sd_listen_fds(3).
+NOT_FOR_CHILDREN = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID")
 
 
 @dataclass(eq=False)
@@ -49,6 +56,13 @@ class Process:
     channel: Channel | None
     pid: int | None = None
     pidfd: int | None = None
+
+    def end_channel(self, loop: Loop) -> None:
+        """Listen to it no more, and speak to it no more."""
+        if self.channel is not None:
+            loop.remove_reader(self.channel.fileno())
+            self.channel.close()
+            self.channel = None
 
 
 @dataclass(eq=False)
@@ -66,6 +80,12 @@ class WorkerProcess(Process):
     dump_fd: int | None = None
     on_dump: list[Callable[[str], None]] = field(default_factory=list)
 
+    def forget_stacks(self) -> None:
+        """Empty the file that stacks are written to; its offset is shared with the worker, who writes there."""
+        if self.dump_fd is not None:
+            os.ftruncate(self.dump_fd, 0)
+            os.lseek(self.dump_fd, 0, os.SEEK_SET)
+
 
 class Children:
     """Performs the effects that concern processes; what happens to them is given to ``emit`` as events."""
@@ -82,29 +102,28 @@ class Children:
         self._emit = emit
         self._free_records = list(range(board.size - 1, -1, -1))
         self._ended: list[Process] = []
+        self._unswept = False  # an orphan may wait to be reaped
+        self.open_files = process.use_all_descriptors()
         self._readiness = ReadinessSocket(loop, self._on_command_ready)
 
     # -- effects ------------------------------------------------------------------------------------------
+    #
+    # A process may have ended while an effect for it was on its way; then its end is on its way to the arbiter.
 
     def start_template(self, effect: StartTemplate) -> None:
-        ours, theirs = pair()
         template = TemplateProcess(
-            name=f"{effect.spec.name}@{effect.generation}",
-            spec=effect.spec,
-            channel=Channel(ours, say.FromChild),
-            generation=effect.generation,
+            name=f"{effect.spec.name}@{effect.generation}", spec=effect.spec, channel=None, generation=effect.generation
         )
         self._templates[effect.spec.name, effect.generation] = template
         try:
-            self._execute(template, "procman.workers.template", theirs.fileno())
-            self._boot(template, None, [self._board.fd, *self._listeners.fds(effect.spec)])
+            with self._channel_for(template) as theirs:
+                self._execute(template, "procman.workers.template", theirs.fileno())
+                self._boot(template, None, [self._board.fd, *self._listeners.fds(effect.spec)])
         except (OSError, ChannelClosed) as error:
             template.traceback = f"{type(error).__name__}: {error}"
+            template.end_channel(self._loop)
             if template.pid is None:
-                self._close_channel(template)
                 self._template_ended(template, None)
-        finally:
-            theirs.close()
 
     def stop_template(self, pool: str, generation: int) -> None:
         template = self._templates.get((pool, generation))
@@ -113,50 +132,58 @@ class Children:
             process.send_signal(template.pidfd, signal.SIGKILL)
 
     def spawn(self, effect: Spawn) -> None:
-        ours, theirs = pair()
         spec = effect.spec
         worker = WorkerProcess(
             name=f"{spec.name}.{effect.slot}",
             spec=spec,
-            channel=Channel(ours, say.FromChild),
+            channel=None,
             id=effect.worker,
             slot=effect.slot,
             generation=effect.generation,
         )
         self.workers[effect.worker] = worker
         try:
-            worker.record = record = self._free_records.pop()
-            worker.dump_fd = dump_fd = os.memfd_create(f"stacks of {worker.name}", os.MFD_CLOEXEC)
-            seat = say.Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=record)
-            if spec.templated:
-                self._fork(worker, seat, theirs.fileno(), dump_fd)
-            else:
-                self._execute(worker, MODULES[spec.kind], theirs.fileno())
-                self._boot(worker, seat, [self._board.fd, dump_fd, *self._listeners.fds(spec)])
+            with self._channel_for(worker) as theirs:
+                worker.record = record = self._free_records.pop()
+                self._board.clear(record)
+                worker.dump_fd = dump_fd = os.memfd_create(f"stacks of {worker.name}", os.MFD_CLOEXEC)
+                seat = say.Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=record)
+                if spec.templated:
+                    self._fork(worker, seat, theirs.fileno(), dump_fd)
+                else:
+                    self._execute(worker, MODULES[spec.kind], theirs.fileno())
+                    self._boot(worker, seat, [self._board.fd, dump_fd, *self._listeners.fds(spec)])
         except (OSError, ChannelClosed, IndexError) as error:
             self._spawn_failed(worker, error)
-        finally:
-            theirs.close()
 
     def retire(self, effect: Retire) -> None:
-        worker = self.workers[effect.worker]
+        worker = self.workers.get(effect.worker)
+        if worker is None:
+            return
         if worker.spec.kind in (Kind.EXEC, Kind.POSTGRES):
             self.send_signal(worker, signal.Signals[f"SIG{worker.spec.stop_signal}"])
             return
         try:
-            if worker.channel is not None:
-                worker.channel.send(say.Retire(reason=effect.reason))
+            if worker.channel is None:
+                raise ChannelClosed("closed")
+            worker.channel.send(say.Retire(reason=effect.reason))
         except ChannelClosed:
             self.send_signal(worker, signal.SIGINT)
 
     def interrupt(self, worker_id: int) -> None:
-        self.send_signal(self.workers[worker_id], INTERRUPT)
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            self.send_signal(worker, INTERRUPT)
 
     def kill(self, worker_id: int) -> None:
-        worker = self.workers[worker_id]
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return
         if worker.pid is None:
-            # Not forked yet, or its first words are still on their way: closing our end ends it either way.
-            self._close_channel(worker)
+            self._on_channel(worker)  # its first words may be there already
+        if worker.pid is None:
+            # Not forked yet, or about to say so: without a channel it can't, and leaves.
+            worker.end_channel(self._loop)
             self._worker_ended(worker, None)
             return
         self.send_signal(worker, signal.SIGKILL)
@@ -171,23 +198,40 @@ class Children:
         """After SIGCHLD: collect those that were not ours yet when they ended, and orphans nobody asks about."""
         for ended in list(self._ended):
             self._try_reap(ended)
-        known = {child.pid for child in (*self.workers.values(), *self._templates.values())}
+        known = {child.pid: child for child in (*self.workers.values(), *self._templates.values())}
+        self._unswept = False
         while (pid := process.next_ended_child()) is not None:
-            if pid in known or any(worker.pid is None for worker in self.workers.values()):
-                # A known one is reaped through its pidfd; an unknown one may be a worker that will yet say so.
+            if (child := known.get(pid)) is not None:
+                self._on_end(child)
+                if child.pidfd is not None:
+                    return
+            elif any(worker.pid is None for worker in self.workers.values()):
+                # It may be a worker that will yet say so; who comes to be known, or to nothing, calls us again.
+                self._unswept = True
                 return
-            process.reap(pid)
+            else:
+                process.reap(pid)
 
     def close(self) -> None:
         """End the templates' channels; for the very end, when no worker is left."""
         self._readiness.close()
         for template in self._templates.values():
-            self._close_channel(template)
+            template.end_channel(self._loop)
 
     # -- starting -----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _channel_for(self, child: Process) -> Iterator[socket.socket]:
+        """Give the process its channel; the other end, for as long as it is to be handed over. Raises OSError."""
+        ours, theirs = pair()
+        with theirs:
+            child.channel = Channel(ours, say.FromChild)
+            child.channel.know_senders()
+            yield theirs
+
     def _execute(self, child: Process, module: str, channel_fd: int) -> None:
-        env = {**os.environ, **dict(child.spec.env)}
+        ours = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+        env = {**ours, **dict(child.spec.env)}
         if isinstance(child.spec.work, ExecWork) and child.spec.work.notify:
             env["NOTIFY_SOCKET"] = self._readiness.address
         child.pid = process.spawn(module, channel_fd, env=env)
@@ -207,6 +251,8 @@ class Children:
                 database=self.spec.database,
                 log_format=self.spec.log_format,
                 state_dir=self.spec.state_dir,
+                arbiter=os.getpid(),
+                open_files=self.open_files,
             ),
             *fds,
         )
@@ -228,8 +274,8 @@ class Children:
     def _spawn_failed(self, worker: WorkerProcess, error: Exception) -> None:
         text = "no room left on the scoreboard" if isinstance(error, IndexError) else f"{type(error).__name__}: {error}"
         self._emit(ev.WorkerFailed(worker.id, text))
+        worker.end_channel(self._loop)  # if there is a process, it leaves
         if worker.pid is None:
-            self._close_channel(worker)
             self._worker_ended(worker, None)
 
     # -- listening ----------------------------------------------------------------------------------------
@@ -243,12 +289,7 @@ class Children:
             try:
                 received = child.channel.receive()
             except ChannelClosed:
-                self._close_channel(child)
-                if isinstance(child, WorkerProcess):
-                    if child.pid is None:
-                        self._worker_ended(child, None)  # nobody will ever say who it was
-                    elif child.spec.kind is Kind.EXEC:
-                        self._emit(ev.CommandRuns(child.id))
+                self._on_end_of_channel(child)
                 return
             except ValueError as error:
                 log.warning("Nonsense from %s (%s): %s", child.name, child.pid, error)
@@ -263,6 +304,25 @@ class Children:
             else:
                 self._worker_says(child, message)
 
+    def _on_end_of_channel(self, child: TemplateProcess | WorkerProcess) -> None:
+        child.end_channel(self._loop)
+        if child.pid is None and isinstance(child, WorkerProcess):
+            self._worker_ended(child, None)  # nobody will ever say who it was
+        elif child.spec.kind is Kind.EXEC and isinstance(child, WorkerProcess):
+            self._emit(ev.CommandRuns(child.id))
+        elif child.spec.kind is not Kind.POSTGRES and child not in self._ended:
+            self._loop.call_later(LOST_PATIENCE, lambda: self._lost(child))
+
+    def _lost(self, child: TemplateProcess | WorkerProcess) -> None:
+        """Its process should have ended with the channel. If it has not, the application has closed the channel."""
+        if isinstance(child, WorkerProcess):
+            if self.workers.get(child.id) is child:
+                log.warning("Worker %s (%s) has closed its channel and lives on", child.name, child.pid)
+                self._emit(ev.WorkerLost(child.id))
+        elif self._templates.get((child.spec.name, child.generation)) is child and child.pidfd is not None:
+            child.traceback = child.traceback or "the template's channel was closed, by the application as it seems"
+            process.send_signal(child.pidfd, signal.SIGKILL)
+
     def _template_says(self, template: TemplateProcess, message: say.FromChild) -> None:
         match message:
             case say.Ready():
@@ -272,10 +332,13 @@ class Children:
 
     def _worker_says(self, worker: WorkerProcess, message: say.FromChild) -> None:
         match message:
-            case say.Forked(pid=pid) if worker.pid is None:
-                worker.pid = pid
+            case say.Forked() if worker.pid is None and worker.channel is not None:
+                # Not what it says of itself: it has run the application's code, perhaps as another user.
+                worker.pid = worker.channel.sender
                 self._watch(worker)
-                self._emit(ev.WorkerSpawned(worker.id, pid))
+                self._emit(ev.WorkerSpawned(worker.id, worker.pid or 0))
+                if self._unswept:
+                    self.reap()
             case say.Ready():
                 self._emit(ev.WorkerReady(worker.id))
             case say.Retiring(reason=reason):
@@ -287,6 +350,7 @@ class Children:
                 for callback in waiting:
                     callback(text)
                 if not waiting:
+                    worker.forget_stacks()
                     log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", worker.name, worker.pid, text)
 
     def _on_command_ready(self, leader: int) -> None:
@@ -303,17 +367,25 @@ class Children:
             child.pidfd = os.pidfd_open(child.pid)
         except ProcessLookupError:
             self._gone(child, None)
-            return
-        self._loop.add_reader(child.pidfd, lambda: self._on_end(child))
+        except OSError as error:
+            # No descriptor is left. It can't be supervised, so it must go; SIGCHLD will tell that it has.
+            log.error("%s (%d) can't be watched, and is killed: %s", child.name, child.pid, error)
+            os.kill(child.pid, signal.SIGKILL)
+        else:
+            self._loop.add_reader(child.pidfd, lambda: self._on_end(child))
 
     def _on_end(self, child: Process) -> None:
-        if child.pidfd is not None:
-            self._loop.remove_reader(child.pidfd)
+        if child.spec.kind is Kind.EXEC and child.pid is not None:
+            # Before it is reaped: until then nobody else can get its number, which is that of its group too.
+            process.kill_session(child.pid)
+        if child not in self._ended:
+            if child.pidfd is not None:
+                self._loop.remove_reader(child.pidfd)
             self._ended.append(child)
-            self._try_reap(child)
+        self._try_reap(child)
 
     def _try_reap(self, child: Process) -> None:
-        status = None if child.pidfd is None else process.exit_status(child.pidfd)
+        status = process.exit_status(child.pidfd, child.pid)
         if status is not None:
             self._ended.remove(child)
             self._gone(child, status)
@@ -321,7 +393,7 @@ class Children:
     def _gone(self, child: Process, status: int | None) -> None:
         if isinstance(child, (TemplateProcess, WorkerProcess)) and child.channel is not None:
             self._on_channel(child)  # its last words
-        self._close_channel(child)
+        child.end_channel(self._loop)
         if child.pidfd is not None:
             os.close(child.pidfd)
             child.pidfd = None
@@ -338,18 +410,13 @@ class Children:
     def _worker_ended(self, worker: WorkerProcess, status: int | None) -> None:
         if self.workers.pop(worker.id, None) is None:
             return
+        waiting, worker.on_dump = worker.on_dump, []
+        for callback in waiting:
+            callback("")
         if worker.dump_fd is not None:
             os.close(worker.dump_fd)
         if worker.record is not None:
             self._free_records.append(worker.record)
-        if worker.spec.kind is Kind.EXEC and worker.pid is not None:
-            process.kill_session(worker.pid)
-        for callback in worker.on_dump:
-            callback("")
         self._emit(ev.WorkerExited(worker.id, status, random.random()))
-
-    def _close_channel(self, child: Process) -> None:
-        if child.channel is not None:
-            self._loop.remove_reader(child.channel.fileno())
-            child.channel.close()
-            child.channel = None
+        if self._unswept:
+            self.reap()

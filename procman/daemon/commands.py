@@ -5,6 +5,7 @@ Those that only read are in `procman.daemon.reading`.
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from procman.daemon.loop import Loop
     from procman.daemon.main import Daemon
     from procman.daemon.stacks import Stacks
+
+log = logging.getLogger("procman.arbiter")
 
 DONE = {"outcome": Outcome.DONE.value}
 
@@ -55,8 +58,13 @@ class Commands:
         handler = self._handlers.get(call.command)
         if handler is None:
             call.fail(f"command {call.command!r} is not supported by this version")
-        else:
+            return
+        try:
             handler(call)
+        except Exception as error:
+            # The boundary "control handler": a mistake in an answer must not end the supervision of every pool.
+            log.exception("Command %s failed", call.command)
+            call.fail(f"internal error: {type(error).__name__}: {error}")
 
     # -- operations ---------------------------------------------------------------------------------------
 
@@ -116,11 +124,10 @@ class Commands:
         if names is None:
             return
         if not call.request.names:
-            problem = self._daemon.read_configuration()
+            problem = self._daemon.reload_configuration(call)
             if problem:
                 call.fail(f"the configuration is wrong, nothing was changed:\n{problem}")
-                return
-            names = tuple(self._daemon.arbiter.pools)
+            return
         self._daemon.emit(ev.ReloadAsked(self.begin("reload", names, call), names))
 
     def _start(self, call: Call) -> None:

@@ -18,6 +18,7 @@ class Herald:
         self._loop = loop
         self._serving = False
         self._reloading = False
+        self._stopping = False
         self._status = ""
         self._next_ping = 0.0
         if self._notifier.watchdog_interval is not None:
@@ -29,7 +30,10 @@ class Herald:
         self._notifier.ready(self._status)
 
     def stopping(self) -> None:
-        self._notifier.stopping(self._status)
+        """The daemon is on its way out; may be said as often as one likes."""
+        if not self._stopping:
+            self._stopping = True
+            self._notifier.stopping(self._status)
 
     def update(self, status: str, *, reloading: bool) -> None:
         """After events: the status line, and the begin and the end of a reload."""
@@ -40,7 +44,7 @@ class Herald:
             self._reloading = reloading
             if reloading:
                 self._notifier.reloading(status)
-            elif self._serving:
+            elif self._serving and not self._stopping:
                 self._notifier.ready(status)
 
     def after_turn(self) -> None:

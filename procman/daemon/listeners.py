@@ -7,17 +7,17 @@ waiting in its queue is reset.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from procman.core.spec import TcpAddress, listening_addresses
+from procman.core.spec import PassedSocket, TcpAddress, listening_addresses
 from procman.errors import AddressError
 from procman.unix.sockets import bind, unbind
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from procman.core.spec import Address, PoolSpec
 
@@ -30,18 +30,21 @@ class Listeners:
     def __init__(self) -> None:
         self._sockets: dict[Key, socket.socket] = {}
 
-    def open(self, specs: Iterable[PoolSpec], *, patience: float = 0.0) -> None:
+    def open(
+        self, specs: Iterable[PoolSpec], *, patience: float = 0.0, unless: Callable[[], bool] = lambda: False
+    ) -> None:
         """Bind every address that these pools want and that is not bound yet; all of them or none.
 
         Raises AddressError. For up to ``patience`` seconds an address in use is tried again: the workers of a
-        daemon that was killed give theirs up as soon as they notice, which may take a moment.
+        daemon that was killed give theirs up as soon as they notice, which may take a moment. Not when ``unless``
+        says, which is asked ever so often, that there is no point in it any more.
         """
         deadline = time.monotonic() + patience
         opened: dict[Key, socket.socket] = {}
         try:
             for key in _keys(specs):
                 if key not in self._sockets and key not in opened:
-                    opened[key] = _bind_patiently(key[1], deadline)
+                    opened[key] = _bind_patiently(key[1], deadline, unless)
         except AddressError:
             for key, sock in opened.items():
                 unbind(key[1], sock)
@@ -52,7 +55,11 @@ class Listeners:
         """Close what none of these pools wants."""
         wanted = set(_keys(specs))
         for key in [key for key in self._sockets if key not in wanted]:
-            unbind(key[1], self._sockets.pop(key))
+            sock = self._sockets.pop(key)
+            if not isinstance(key[1], PassedSocket):
+                # Workers that drain hold it too: without this the kernel would take connections that nobody serves.
+                sock.shutdown(socket.SHUT_RDWR)
+            unbind(key[1], sock)
 
     def fds(self, spec: PoolSpec) -> list[int]:
         """The descriptors for the pool's workers, in the order of its addresses."""
@@ -79,13 +86,13 @@ def _keys(specs: Iterable[PoolSpec]) -> list[Key]:
     return [_key(spec.name, address) for spec in specs for address in listening_addresses(spec)]
 
 
-def _bind_patiently(address: Address, deadline: float) -> socket.socket:
+def _bind_patiently(address: Address, deadline: float, unless: Callable[[], bool]) -> socket.socket:
     told = False
     while True:
         try:
             return bind(address)
         except AddressError as error:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or unless():
                 raise
             if not told:
                 log.warning("%s; trying again until workers of an earlier daemon are gone", error)

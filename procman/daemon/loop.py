@@ -63,9 +63,10 @@ class Loop:
             deadline = self._timers[0][0]
         # epoll_wait(2) counts in milliseconds: round up, or the loop would spin through the last one.
         timeout = -1.0 if deadline is None else max(0.0, deadline - monotonic()) + 0.0005
-        for fd, _ in self._epoll.poll(timeout):
-            reader = self._readers.get(fd)
-            if reader is not None:  # removed by a callback of this same turn
+        readable = [(fd, self._readers.get(fd)) for fd, _ in self._epoll.poll(timeout)]
+        for fd, reader in readable:
+            # A callback of this same turn may have removed it, and even given its number to another descriptor.
+            if reader is not None and self._readers.get(fd) is reader:
                 reader()
         now = monotonic()
         while self._timers and self._timers[0][0] <= now:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,12 @@ from procman.daemon.place import Place
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
-from procman.observe.scoreboard import Scoreboard
-from procman.unix import process
+from procman.unix.process import become_subreaper
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from procman.control.server import Call
     from procman.core.effect import Effect
     from procman.core.event import Event
     from procman.core.spec import DaemonSpec
@@ -48,6 +49,7 @@ log = logging.getLogger("procman.arbiter")
 SPARE_RECORDS = 64  # for workers beyond the configured number: surges, those still draining, scaling
 MOST_RECORDS_PER_WORKER = 3
 ORPHANS_PATIENCE = 10.0  # seconds to wait for addresses that workers of a killed daemon still hold
+FIXED = ("control", "events", "state_dir", "log_format", "database")  # what only a restart can change
 SHUTDOWN_LINGER = 1.0  # seconds for the last answers on the control socket to leave
 
 LEVELS = {
@@ -83,7 +85,7 @@ class Daemon:
         self._loop = Loop()
         self._herald = Herald(self._loop)
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.workers for pool in spec.pools)
-        self._board = Scoreboard.create(place.scoreboard, records)
+        self._board = place.make_scoreboard(records)
         self._listeners = Listeners()
         self.children = Children(spec, self._loop, self._board, self._listeners, self.emit)
         self.figures = Figures(self.children, self._board, monotonic())
@@ -95,13 +97,13 @@ class Daemon:
 
     def run(self) -> int:
         """Supervise until told to stop; the exit status. Raises AddressError before anything was started."""
-        process.become_subreaper()
-        self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE)
+        become_subreaper()
         try:
+            self._catch_signals()
+            self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
             self._server = ControlServer(self.spec.control, self._zmq)
             self.publisher = Publisher(self.spec.events, self._zmq)
             self._loop.add_reader(self._server.fileno(), lambda: None)
-            self._catch_signals()
             log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
             self.emit(ev.Begin())
             while self._leave is None:
@@ -150,6 +152,7 @@ class Daemon:
         if busy:
             self._herald.update(self._describe(), reloading=self.commands.reloading)
             if self.arbiter.stopping:
+                self._herald.stopping()
                 # A client is better told at once that nobody will answer than after the last pool has stopped.
                 self._listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
 
@@ -161,8 +164,9 @@ class Daemon:
                 self._report(effect)
             case do.Concluded():
                 self.commands.concluded(effect)
+                self._close_unwanted_listeners()
             case do.Forget():
-                self._listeners.close_unwanted(pool.spec for pool in self.arbiter.pools.values())
+                self._close_unwanted_listeners()
             case do.Serving():
                 self._on_serving()
             case do.Leave(status):
@@ -185,11 +189,17 @@ class Daemon:
             case do.Kill(worker):
                 self.children.kill(worker)
             case do.Dump(worker):
-                self.dumper.dump(self.children.workers[worker], lambda stacks: self._on_evidence(worker, stacks))
+                self._dump(worker)
             case do.Look(worker):
-                record = self.children.workers[worker].record
-                if record is not None:
-                    self.emit(ev.Sampled(worker, self._board.read(record)))
+                self._look(worker)
+
+    def _dump(self, worker: int) -> None:
+        if (process := self.children.workers.get(worker)) is not None:
+            self.dumper.dump(process, lambda stacks: self._on_evidence(worker, stacks))
+
+    def _look(self, worker: int) -> None:
+        if (process := self.children.workers.get(worker)) is not None and process.record is not None:
+            self.emit(ev.Sampled(worker, self._board.read(process.record)))
 
     def _report(self, report: do.Report) -> None:
         log.log(
@@ -209,6 +219,10 @@ class Daemon:
         )
         if report.event == "exited":
             self.commands.exited()
+
+    def _close_unwanted_listeners(self) -> None:
+        """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""
+        self._listeners.close_unwanted(spec for pool in self.arbiter.pools.values() for spec in pool.specs())
 
     def _on_evidence(self, worker: int, stacks: Stacks) -> None:
         log.warning("Stacks before the kill:\n%s", stacks.describe())
@@ -243,6 +257,9 @@ class Daemon:
         if signum not in self._signals:
             self._signals.append(signum)
 
+    def _told_to_stop(self) -> bool:
+        return signal.SIGINT in self._signals or signal.SIGTERM in self._signals
+
     def _drain_wakeup(self) -> None:
         try:
             while self._wake_reader.recv(512):
@@ -270,16 +287,12 @@ class Daemon:
             log.warning("%s again: stopping now", signal.Signals(signum).name)
             self.emit(ev.ShutdownAsked(ev.Haste.NOW))
             return
-        self._herald.stopping()
         self.emit(ev.ShutdownAsked(ev.Haste.GRACEFUL if signum == signal.SIGINT else ev.Haste.BOUNDED))
 
     def _hang_up(self) -> None:
-        problem = self.read_configuration()
+        problem = self.reload_configuration(None)
         if problem:
             log.error("The configuration is wrong, nothing was changed:\n%s", problem)
-            return
-        names = tuple(self.arbiter.pools)
-        self.emit(ev.ReloadAsked(self.commands.begin("reload", names, None), names))
 
     def _dump_all(self) -> None:
         for worker in list(self.children.workers.values()):
@@ -306,21 +319,27 @@ class Daemon:
         others = sum(max(pool.target, pool.spec.workers) for pool in self.arbiter.pools.values() if pool.name != name)
         return max(1, (self._board.size - MOST_RECORDS_PER_WORKER * others) // MOST_RECORDS_PER_WORKER)
 
-    def read_configuration(self) -> str:
-        """Read the file again and hand it to the arbiter; what is wrong with it, or nothing.
+    def reload_configuration(self, call: Call | None) -> str:
+        """Read the file again, apply the difference and reload every pool; what is wrong with it, or nothing.
 
         A file that is wrong, or that wants an address which can't be had, changes nothing.
         """
+        # Whatever is still to be done concerns the sockets there are now; then the new ones are opened and taken over
+        # in one go, or something in between would close them, because no pool wants them yet.
+        self._work_off_events()
         try:
             spec = config.read(self.spec.source, os.environ)
             self._listeners.open(spec.pools)
         except (ConfigurationError, AddressError) as error:
             return str(error)
-        for fixed in ("control", "events", "state_dir", "log_format", "database"):
+        for fixed in FIXED:
             if getattr(spec, fixed) != getattr(self.spec, fixed):
                 log.warning("%s has changed in %s: that takes a restart of the daemon", fixed, spec.source)
-        self.emit(ev.Configured(spec.pools))
-        self.spec = spec
+        # What needs a restart stays as it is, and is told again the next time.
+        self.spec = replace(self.spec, pools=spec.pools, stop_timeout=spec.stop_timeout)
+        operation = self.commands.begin("reload", tuple(pool.name for pool in spec.pools), call)
+        self.emit(ev.Configured(spec.pools, operation))
+        self._work_off_events()
         return ""
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from procman.errors import AddressError
+from procman.observe.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,8 +26,18 @@ class Place:
             os.makedirs(self.state_dir, mode=0o700, exist_ok=True)
             self._lock = self._take_lock()
         except OSError as error:
-            raise AddressError(f"the state directory {self.state_dir} can't be used: {error}") from error
+            raise self._unusable(error) from error
         return self
+
+    def make_scoreboard(self, records: int) -> Scoreboard:
+        """A new one, with room for so many workers. Raises AddressError."""
+        try:
+            return Scoreboard.create(self.scoreboard, records)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> AddressError:
+        return AddressError(f"the state directory {self.state_dir} can't be used: {error}")
 
     def _take_lock(self) -> int:
         while True:

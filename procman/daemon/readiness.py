@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _UCRED = struct.Struct("3i")
 _MOST_BYTES = 4096
+_MOST_AT_ONCE = 64  # anybody may send: whoever floods us must not keep the loop from its work
 
 
 class ReadinessSocket:
@@ -43,7 +44,7 @@ class ReadinessSocket:
         self._socket.close()
 
     def _receive(self) -> None:
-        while True:
+        for _ in range(_MOST_AT_ONCE):
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(_UCRED.size))
             except BlockingIOError:

@@ -91,11 +91,14 @@ class StackDumper:
         if worker.dump_fd is None or worker.pidfd is None:
             done("(not running)", "none")
             return
-        _empty(worker.dump_fd)
+        worker.forget_stacks()
 
         def python(text: str) -> None:
             timer.cancel()
-            done(text or "(the worker has ended)", "python")
+            if text:
+                done(text, "python")
+            else:  # it has ended meanwhile
+                done(*_from_below(worker))
 
         def impatient() -> None:
             worker.on_dump.remove(python)
@@ -104,12 +107,6 @@ class StackDumper:
         timer = self._loop.call_later(PATIENCE, impatient)
         worker.on_dump.append(python)
         self._children.send_signal(worker, signal.SIGQUIT)
-
-
-def _empty(fd: int) -> None:
-    # The descriptor is shared with the worker, and with it the offset at which faulthandler will write.
-    os.ftruncate(fd, 0)
-    os.lseek(fd, 0, os.SEEK_SET)
 
 
 def _from_below(worker: WorkerProcess) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+MOST_DESCRIPTORS = 65536
 CHANNEL_FD = 3  # where an executed child finds its channel
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,14 +64,18 @@ def spawn(module: str, channel: int, *, env: Mapping[str, str]) -> int:
     )
 
 
-def exit_status(pidfd: int) -> int | None:
+def exit_status(pidfd: int | None, pid: int | None) -> int | None:
     """Reap the process if it is our ended child: its status, -N for signal N. None: not (yet) ours to reap.
 
     A worker that was forked through an intermediate process is not our child before that one has gone, which
     may be a moment after the pidfd says that the worker has ended: waitid(2) fails with ECHILD until then.
+    ``pid`` is for a process that no pidfd could be had for.
     """
+    if pidfd is None and pid is None:
+        return None
+    kind, which = (os.P_PIDFD, pidfd) if pidfd is not None else (os.P_PID, pid)
     try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        result = os.waitid(kind, which or 0, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return None
     if result is None:
@@ -94,17 +100,36 @@ def reap(pid: int) -> None:
         pass  # somebody else's by now
 
 
+def use_all_descriptors() -> int:
+    """Raise our limit of open descriptors as far as we may; what it was, for `limit_descriptors` in children.
+
+    One process needs three. The customary soft limit of 1024 is for programs that use select(2), which we do not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_DESCRIPTORS)), hard))
+    return soft
+
+
+def limit_descriptors(soft: int) -> None:
+    """Have the soft limit of open descriptors that the daemon was started with."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+
+
 def send_signal(pidfd: int, signum: int) -> bool:
-    """Send a signal; False when the process has ended."""
+    """Send a signal; False when the process has ended, or has become one that we may not send signals to."""
     try:
         signal.pidfd_send_signal(pidfd, signum)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the latter: a command with the set-user-ID bit, kill(2)
         return False
     return True
 
 
 def kill_session(leader: int) -> None:
-    """SIGKILL to the process group that an executed command leads, whatever of it is left."""
+    """SIGKILL to the process group that an executed command leads, whatever of it is left.
+
+    Only while the leader is not reaped is it certain that the number is still that of its group.
+    """
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

@@ -18,6 +18,7 @@ from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
 from procman.unix.channel import Channel
 from procman.unix.privileges import drop_to
+from procman.unix.process import limit_descriptors
 from procman.workers.application import make_importable
 from procman.workers.child import Child
 
@@ -42,6 +43,8 @@ def receive_boot(channel_fd: int) -> tuple[Boot, Channel, list[int]]:
         sys.exit(0)
     if received is None or not isinstance(received[0], Boot):
         raise ValueError(f"expected Boot as the first message, got {received!r}")
+    if received[0].open_files:
+        limit_descriptors(received[0].open_files)
     return received[0], channel, received[1]
 
 
@@ -103,6 +106,7 @@ def seat_child(
         listeners=listeners,
         database=boot.database,
         state_dir=boot.state_dir,
+        arbiter=boot.arbiter,
     )
 
 

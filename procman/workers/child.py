@@ -22,13 +22,14 @@ import resource
 import signal
 import socket
 from random import Random
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring, cut
 from procman.core.reason import Reason
 from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
+from procman.observe import whom
 from procman.observe.memory import memory
 from procman.observe.stacks import format_stacks
 
@@ -44,6 +45,9 @@ log = logging.getLogger("procman.worker")
 
 # Asks for the end of the unit that runs. A real-time signal, because applications use ALRM, USR1 and USR2.
 INTERRUPT = signal.SIGRTMIN + 1
+
+# Seconds from the end of the arbiter's channel to its own.
+ORPHANED_PATIENCE = 1.0
 
 # Looking at memory costs a system call or two; a leak shows itself just as well every so many units.
 UNITS_PER_MEMORY_LOOK = 16
@@ -63,6 +67,7 @@ class Child:
         listeners: list[socket.socket],
         database: DatabaseSpec | None,
         state_dir: str,
+        arbiter: int = 0,
     ) -> None:
         self.seat = seat
         self.name = seat.name
@@ -73,6 +78,9 @@ class Child:
         self.state_dir = state_dir
         self.retiring: Reason | None = None
         self._channel: Channel | None = channel
+        self._arbiter = arbiter
+        self._pid = os.getpid()
+        self._told_by_signal = False
         self._dump_fd = dump_fd
         self._in_unit = False
         self._next_memory_look = UNITS_PER_MEMORY_LOOK
@@ -90,6 +98,7 @@ class Child:
     def settle_in(self) -> None:
         """Take over signals, descriptors and resource limits. To be called once, in the main thread."""
         self.record.claim(os.getpid())
+        whom.write_to(self.record)
         signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_leave)
         signal.signal(signal.SIGTERM, self._on_leave)
@@ -159,6 +168,8 @@ class Child:
         """
         self._channel = None
         self.retire(Reason.LOST)
+        if not self._orphaned():
+            return  # the application has closed a descriptor that is not its own; the other workers go on
         for listener, address in zip(self.listeners, listening_addresses(self.spec), strict=False):
             if isinstance(address, PassedSocket):
                 continue  # the service manager holds it too, and hands it to the next daemon
@@ -166,6 +177,15 @@ class Child:
                 listener.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # another orphan was faster
+
+    def _orphaned(self) -> bool:
+        """Whether the arbiter has ended: the kernel closes its descriptors first, and gives away its children then."""
+        deadline = monotonic() + ORPHANED_PATIENCE
+        while os.getppid() == self._arbiter:
+            if monotonic() >= deadline:
+                return False
+            sleep(0.001)
+        return True
 
     def retire(self, reason: Reason) -> None:
         """Go after the unit that runs now; the first reason counts. The arbiter is told."""
@@ -184,6 +204,10 @@ class Child:
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may retire this worker."""
+        if os.getpid() != self._pid:
+            # A process that the application has forked, and that has come out of the unit by return or sys.exit().
+            # It must not go on as a second worker on this one's descriptors, of which nobody knows.
+            os._exit(0)
         self._in_unit = False
         self.record.end(failed=failed)
         if self.retiring is None:
@@ -223,8 +247,9 @@ class Child:
     # -- signals ------------------------------------------------------------------------------------------
 
     def _on_leave(self, signum: int, frame: FrameType | None) -> None:
-        if self.retiring is not None and signum == signal.SIGTERM:
+        if self._told_by_signal:
             os._exit(128 + signum)
+        self._told_by_signal = True
         self.retire(Reason.KILLED_BY_USER)
 
     def _on_cpu_limit(self, signum: int, frame: FrameType | None) -> None:

@@ -36,8 +36,9 @@ log = logging.getLogger("procman.template")
 class Template:
     """The application of one generation, and what its workers inherit."""
 
-    def __init__(self, message: Boot, channel: Channel, fds: list[int]) -> None:
+    def __init__(self, message: Boot, channel: Channel, fds: list[int], parent: int) -> None:
         self._boot = message
+        self._parent = parent
         self._channel = channel
         self._board = Scoreboard(fds[0])
         self._listeners = boot.adopt_listeners(fds[1:])
@@ -47,6 +48,8 @@ class Template:
         """Import, say so, fork on request; returns when the arbiter closes the channel."""
         try:
             boot.adopt_policy(self._boot.pool)
+            # Again, because a change of credentials has cleared it (prctl(2), PR_SET_PDEATHSIG).
+            die_with_parent(signal.SIGKILL, self._parent)
             make_importable(self._boot.pool.working_dir)
             self._application = import_application(self._boot.pool)
             if self._boot.database is not None:
@@ -65,15 +68,21 @@ class Template:
                 self._fork(message.seat, *fds)
 
     def _fork(self, seat: Seat, channel_fd: int, dump_fd: int) -> None:
-        between = os.fork()
-        if between:
-            os.close(channel_fd)
-            os.close(dump_fd)
+        between = None
+        try:
+            between = os.fork()
+            if between == 0:
+                if os.fork():
+                    os._exit(0)
+                self._become_worker(seat, channel_fd, dump_fd)
+        except OSError as error:  # too many processes, or no memory for one more: this template goes on
+            Channel.from_fd(os.dup(channel_fd), ToChild).send(Failed(traceback=f"cannot fork: {error}"))
+            if between == 0:
+                os._exit(boot.BOOT_FAILED)
+        os.close(channel_fd)
+        os.close(dump_fd)
+        if between is not None:
             os.waitpid(between, 0)
-            return
-        if os.fork():
-            os._exit(0)
-        self._become_worker(seat, channel_fd, dump_fd)
 
     def _become_worker(self, seat: Seat, channel_fd: int, dump_fd: int) -> NoReturn:
         channel = Channel.from_fd(channel_fd, ToChild)
@@ -134,7 +143,7 @@ def main(channel_fd: int) -> NoReturn:
     logs.configure(message.log_format, pool=message.pool.name, worker=f"template@{message.generation}")
     die_with_parent(signal.SIGKILL, parent)
     try:
-        Template(message, channel, fds).serve()
+        Template(message, channel, fds, parent).serve()
     except ChannelClosed:
         pass  # the arbiter wants this template no more, or is gone
     os._exit(0)

@@ -89,7 +89,7 @@ class Supervision(RuleBasedStateMachine):
         specs = [
             replace(p.spec, workers=workers) if p.name == "web" else p.spec for p in self.world.arbiter.pools.values()
         ]
-        self.world.send(ev.Configured(tuple(specs)))
+        self.world.send(ev.Configured(tuple(specs), self.operation()))
 
     @precondition(lambda self: self.shutdown_at is None)
     @rule(haste=st.sampled_from([ev.Haste.BOUNDED, ev.Haste.NOW]))

@@ -51,6 +51,7 @@ class World:
         self.slow = set()  # names of pools whose workers do not become ready by themselves
         self.stubborn = set()  # names of pools whose workers do not retire when asked
         self.undumpable = set()  # names of pools whose workers never show their stacks
+        self.frozen = set()  # templates (pool, generation) that do not fork when asked
         self.unit_started = {}  # worker id -> when the unit that it is in has begun
         self.left = None
         self._queue = deque()
@@ -80,6 +81,14 @@ class World:
             assert not (stuck and len(self.effects) == before and self.arbiter.deadline() == deadline), "spinning"
         self.now = end
         return self.effects[first:]
+
+    def thaw(self):
+        """Let the templates that do not fork do all that they were asked for."""
+        self.frozen.clear()
+        for worker, spawn in list(self.alive.items()):
+            if self.arbiter.worker(worker).pid is None:
+                self._perform(spawn)
+        return self.send(ev.Tick())
 
     def kill(self, name, status=-9):
         """One worker of that name dies by itself."""
@@ -125,10 +134,13 @@ class World:
                 else:
                     self._queue.append(ev.TemplateReady(spec.name, generation))
             case do.StopTemplate(name, generation):
+                self.frozen.discard((name, generation))
                 self.templates.discard((name, generation))
                 self._queue.append(ev.TemplateGone(name, generation, "", self.chance))
             case do.Spawn(worker, spec, _, _):
                 self.alive[worker] = effect
+                if (spec.name, effect.generation) in self.frozen:
+                    return
                 self._queue.append(ev.WorkerSpawned(worker, 1000 + worker))
                 if spec.name in self.stillborn:
                     self._queue.append(ev.WorkerFailed(worker, "RuntimeError: stillborn"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.worker import State
@@ -256,10 +258,23 @@ def test_shutdown_ends_a_stubborn_worker_after_stop_timeout_with_its_stacks():
 def test_a_graceful_shutdown_waits_for_its_units_and_a_second_word_makes_it_quick():
     world = serving(pool("http", stop_timeout=5.0))
     world.stubborn.add("http")
+    world.unit_started[world.id_of("http.1")] = world.now
     world.send(ev.ShutdownAsked(ev.Haste.GRACEFUL))
     world.pass_time(600)
     assert world.left is None
     world.send(ev.ShutdownAsked(ev.Haste.NOW))
+    assert world.left == 0
+
+
+def test_a_graceful_shutdown_does_not_wait_for_a_worker_that_has_no_unit_to_finish():
+    world = serving(pool("http", stop_timeout=5.0))
+    world.stubborn.add("http")
+    world.send(ev.ShutdownAsked(ev.Haste.GRACEFUL))
+    world.pass_time(4.9)
+    assert world.left is None
+    effects = world.pass_time(1.0)
+    assert [type(e) for e in effects if isinstance(e, (do.Dump, do.Kill))] == [do.Dump, do.Kill]
+    assert world.pool("http").exits[-1].reason.value == "grace_expired"
     assert world.left == 0
 
 
@@ -298,10 +313,215 @@ def test_scale_up_and_really_down():
 
 def test_a_new_configuration_adds_changes_and_removes_pools():
     world = serving(pool("http", workers=1), pool("old"))
-    world.send(ev.Configured((pool("http", workers=3), pool("new"))))
-    world.send(ev.ReloadAsked("op", ("http", "old", "new")))
-    assert world.names() == ["http.1@2", "http.2@2", "http.3@2", "new.1@2"]
+    world.send(ev.Configured((pool("http", workers=3), pool("new"), pool("not", autostart=False)), "op"))
+    assert world.names() == ["http.1@2", "http.2@2", "http.3@2", "new.1@1"]
+    assert sorted(world.concluded) == [("op", "http", "done"), ("op", "new", "done"), ("op", "not", "done")]
     assert [e.pool for e in world.of(do.Forget)] == ["old"]
+
+
+def test_a_reload_to_more_workers_starts_no_more_of_the_old_generation():
+    world = serving(pool("http", workers=1))
+    world.slow.add("http")
+    world.send(ev.Configured((pool("http", workers=3),), "op"))
+    assert world.names() == ["http.1@1", "http.1@2"]
+    for slot in (1, 2, 3):
+        world.send(ev.WorkerReady(world.id_of(f"http.{slot}", 2)))
+    assert world.names() == ["http.1@2", "http.2@2", "http.3@2"]
+
+
+def test_a_configuration_that_is_taken_back_half_way_leaves_what_there_was():
+    world = serving(pool("http", workers=1))
+    world.slow.add("http")
+    world.send(ev.Configured((pool("http", workers=3),), "op"))
+    world.slow.clear()
+    world.send(ev.Configured((pool("http", workers=1),), "op2"))
+    assert world.names() == ["http.1@3"]
+    assert world.concluded == [("op", "http", "superseded"), ("op2", "http", "done")]
+
+
+def test_a_pool_that_is_put_back_before_it_has_gone_comes_again():
+    world = serving(pool("http"), pool("other"))
+    world.stubborn.add("http")
+    world.send(ev.Configured((pool("other"),), "op1"))
+    world.send(ev.Configured((pool("http", workers=2), pool("other")), "op"))
+    world.stubborn.clear()
+    world.exit(world.id_of("http.1"))
+    assert world.names() == ["http.1@1", "http.2@1", "other.1@3"]
+    assert ("op", "http", "done") in world.concluded
+
+
+def test_a_pool_that_becomes_another_kind_is_ended_and_begins_anew():
+    world = serving(pool("x", Kind.EXEC, workers=2))
+    world.pass_time(2)
+    world.send(ev.Configured((pool("x", workers=1),), "op"))
+    assert world.names() == ["x.1@1"]
+    assert world.pool("x").kind == "http"
+    assert world.pool("x").state.value == "running"
+    assert world.concluded == [("op", "x", "done")]
+    world.send(ev.Configured((pool("x", Kind.EXEC),), "op2"))
+    world.pass_time(2)
+    assert world.templates == set()
+    assert world.concluded[-1] == ("op2", "x", "done")
+
+
+def test_a_pool_that_goes_can_not_be_started_again():
+    world = serving(pool("http"), pool("other"))
+    world.stubborn.add("http")
+    world.send(ev.Configured((pool("other"),), "op"))
+    for number, command in enumerate((ev.StartAsked, ev.RestartAsked)):
+        world.send(command(f"op{number}", ("http",)))
+    world.send(ev.ScaleAsked("op2", "http", 3))
+    world.exit(world.id_of("http.1"))
+    assert [p.name for p in world.arbiter.snapshot().pools] == ["other"]
+    assert [end[2] for end in world.concluded if end[0] != "op"] == ["failed"] * 3
+
+
+def test_a_superseded_reload_costs_no_capacity():
+    world = serving(pool("http", workers=3))
+    world.slow.add("http")
+    world.send(ev.ReloadAsked("one", ("http",)))
+    world.send(ev.WorkerReady(world.id_of("http.1", 2)))
+    world.send(ev.WorkerReady(world.id_of("http.2", 2)))
+    world.send(ev.ReloadAsked("two", ("http",)))
+    assert world.pool("http").ready == 3
+    for slot in (1, 2, 3):
+        world.send(ev.WorkerReady(world.id_of(f"http.{slot}", 3)))
+        assert world.pool("http").ready == 3
+    assert world.names() == ["http.1@3", "http.2@3", "http.3@3"]
+    assert world.concluded == [("one", "http", "superseded"), ("two", "http", "done")]
+
+
+def test_a_reload_that_is_rejected_half_way_costs_no_capacity():
+    world = serving(pool("http", workers=3))
+    world.pass_time(10)
+    world.slow.add("http")
+    world.send(ev.ReloadAsked("op", ("http",)))
+    world.send(ev.WorkerReady(world.id_of("http.1", 2)))
+    world.send(ev.WorkerReady(world.id_of("http.2", 2)))
+    world.exit(world.id_of("http.3", 2), 1)
+    assert world.concluded == [("op", "http", "failed")]
+    for slot in (1, 2):
+        assert world.pool("http").ready == 3
+        assert len(world.alive) == 4
+        world.send(ev.WorkerReady(world.id_of(f"http.{slot}", 1)))
+    assert world.names() == ["http.1@1", "http.2@1", "http.3@1"]
+    assert world.templates == {("http", 1)}
+
+
+def test_a_rejected_reload_says_how_the_canary_ended():
+    world = serving(pool("http"))
+    world.slow.add("http")
+    world.send(ev.ReloadAsked("op", ("http",)))
+    world.exit(world.id_of("http.1", 2), -9)
+    (end,) = world.of(do.Concluded)
+    assert end.reason == "a new worker did not become ready: signal 9"
+
+
+def test_the_old_generation_may_keep_dying_while_the_cure_is_on_its_way():
+    world = serving(pool("http", start_timeout=200.0, max_restarts=2))
+    world.slow.add("http")
+    world.send(ev.ReloadAsked("op", ("http",)))
+    for _ in range(10):
+        world.exit(world.id_of("http.1", 1), 1)
+        while not world.names(1):
+            world.pass_time(1)
+    assert world.pool("http").parked is None
+    world.send(ev.WorkerReady(world.id_of("http.1", 2)))
+    assert world.concluded == [("op", "http", "done")]
+
+
+def test_a_reload_whose_workers_die_as_soon_as_they_serve_is_rejected():
+    world = serving(pool("http", workers=2, max_restarts=3))
+    world.pass_time(10)
+    world.slow.add("http")
+    world.send(ev.ReloadAsked("op", ("http",)))
+    for _ in range(200):
+        if world.concluded:
+            break
+        for worker, spawn in list(world.alive.items()):
+            if spawn.generation == 2 and worker in world.alive:
+                world.send(ev.WorkerReady(worker))
+                world.exit(worker, 1)
+                break
+        world.pass_time(1)
+        for worker in [w for w, spawn in world.alive.items() if spawn.generation == 1]:
+            world.send(ev.WorkerReady(worker))
+    assert world.concluded == [("op", "http", "failed")]
+    assert world.pool("http").parked is None
+    assert world.names() == ["http.1@1", "http.2@1"]
+
+
+def test_a_pool_that_is_parked_while_it_reloads_lets_nobody_wait():
+    world = World(pool("http", max_restarts=1))
+    world.stillborn.add("http")
+    world.start()
+    world.send(ev.ReloadAsked("op", ("http",)))
+    world.pass_time(60)
+    assert world.pool("http").state.value == "parked"
+    assert world.concluded == [("op", "http", "failed")]
+
+
+def test_scaling_a_pool_that_does_not_run_is_done_at_once():
+    world = serving(pool("http"))
+    world.send(ev.StopAsked("stop", ("http",)))
+    world.send(ev.ScaleAsked("scale", "http", 3))
+    assert world.concluded[-1] == ("scale", "http", "done")
+    world.send(ev.StartAsked("start", ("http",)))
+    assert world.pool("http").ready == 3
+
+
+def test_a_stopped_pool_that_was_reloaded_starts_with_a_new_template():
+    world = serving(pool("http"))
+    world.stubborn.add("http")
+    world.send(ev.StopAsked("stop", ("http",)))
+    world.send(ev.ReloadAsked("reload", ("http",)))
+    world.send(ev.StartAsked("start", ("http",)))
+    assert world.names(2) == ["http.1@2"]
+    world.exit(world.id_of("http.1", 1))
+    assert world.templates == {("http", 2)}
+
+
+def test_a_template_that_does_not_fork_is_replaced():
+    world = serving(pool("http", workers=2))
+    world.pass_time(10)
+    world.frozen.add(("http", 1))
+    world.kill("http.1")
+    effects = world.pass_time(6)
+    assert [e.generation for e in world.of(do.StopTemplate, effects)] == [1]
+    assert world.names() == ["http.1@1", "http.2@1"]
+    assert world.pool("http").ready == 2
+
+
+def test_a_template_is_not_asked_for_more_workers_than_its_channel_holds():
+    world = World(pool("http", workers=500))
+    world.frozen.add(("http", 1))
+    world.start()
+    assert len(world.of(do.Spawn)) == 32
+    world.thaw()
+    assert world.pool("http").ready == 500
+
+
+def test_a_worker_that_can_not_be_talked_to_is_replaced():
+    world = serving(pool("http", workers=2))
+    world.pass_time(10)
+    world.send(ev.WorkerLost(world.id_of("http.1")))
+    assert world.pool("http").ready == 2
+    assert world.pool("http").exits[-1].reason.value == "lost"
+    assert [type(e) for e in world.effects if isinstance(e, (do.Dump, do.Kill))] == [do.Dump, do.Kill]
+
+
+def test_ten_thousand_workers_are_no_trouble():
+    started = time.perf_counter()
+    world = World(*[pool(f"p{number}", workers=100) for number in range(100)])
+    world.start()
+    world.pass_time(10)
+    for number in range(100):
+        world.kill(f"p{number}.7")
+    world.send(ev.ReloadAsked("op", tuple(f"p{number}" for number in range(0, 100, 10))))
+    assert sum(p.ready for p in world.arbiter.snapshot().pools) == 10_000
+    world.send(ev.ShutdownAsked(ev.Haste.BOUNDED))
+    assert world.left == 0
+    assert time.perf_counter() - started < 60, "a machine would have to be thirty times slower than ours"
 
 
 def test_an_essential_pool_that_parks_takes_the_daemon_down_with_status_1():
