@@ -29,6 +29,7 @@ PATIENCE = 10.0  # how long `ConnectionPool.borrow` waits for one of its connect
 # libpq's names (PostgreSQL, 32.1.2). A dead peer is noticed after 30 + 3 * 10 seconds, and data that is not
 # acknowledged after 30: without these a lost network is noticed after two hours.
 _DEFAULTS = {
+    "client_encoding": "UTF8",  # else the database's own, and a str may have no form in it
     "connect_timeout": CONNECT_SECONDS,
     "keepalives": 1,
     "keepalives_idle": 30,

@@ -1,7 +1,7 @@
 -- The queue of jobs.
 --
--- A job runs when its row says so, never because of a message alone. states: wait_dependencies → pending →
--- enqueued (offered to a worker) → started → done | failed; back to pending for another try; cancelled.
+-- A job runs when its row says so, never because of a message alone. states: wait_dependencies -> pending ->
+-- enqueued (offered to a worker) -> started -> done | failed; back to pending for another try; cancelled.
 -- retry counts the tries that were begun. worker, worker_pid and date_started belong to the last of them.
 CREATE TABLE procman.job (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

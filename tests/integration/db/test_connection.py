@@ -9,6 +9,7 @@ import pytest
 
 from procman.db import connection as module
 from procman.db.connection import ConnectionPool, connect
+from procman.db.migrate import migrate
 from procman.errors import DatabaseUnavailable
 
 
@@ -114,3 +115,18 @@ def test_an_applications_name_in_the_url_wins(database_url):
         cr.execute("SHOW application_name")
         assert cr.fetchone() == ("mine",)
     connection.close()
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_text_is_unicode_whatever_the_encoding_of_the_database(postgres_server, encoding):
+    name = f"encoded_{encoding.lower()}"
+    postgres_server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    connection = connect(postgres_server.url(name))
+    try:
+        migrate(connection)
+        with connection.cursor() as cr:
+            cr.execute("SELECT %s", ("Käse",))
+            assert cr.fetchone() == ("Käse",)
+    finally:
+        connection.close()
+        postgres_server.execute(f"DROP DATABASE {name}")
