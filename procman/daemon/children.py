@@ -160,6 +160,9 @@ class Children:
         worker = self.workers.get(effect.worker)
         if worker is None:
             return
+        if effect.signum is not None:
+            self.send_signal(worker, effect.signum)
+            return
         if worker.spec.kind in (Kind.EXEC, Kind.POSTGRES):
             self.send_signal(worker, signal.Signals[f"SIG{worker.spec.stop_signal}"])
             return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from procman.core import event as ev
 from procman.core.effect import Outcome
-from procman.core.spec import Kind
 from procman.daemon import finding
 from procman.daemon.operations import Operation, Operations
 from procman.daemon.reading import Reading
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from procman.control.server import Call
     from procman.core.effect import Concluded
     from procman.core.snapshot import WorkerSnapshot
-    from procman.daemon.loop import Loop
     from procman.daemon.main import Daemon
     from procman.daemon.stacks import Stacks
 
@@ -33,9 +31,8 @@ DONE = {"outcome": Outcome.DONE.value}
 
 
 class Commands:
-    def __init__(self, daemon: Daemon, loop: Loop) -> None:
+    def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._loop = loop
         self._operations = Operations(self._progress)
         self._kills: list[tuple[int, str, str]] = []  # worker id, its name, operation
         self._shutdowns: list[str] = []
@@ -215,14 +212,9 @@ class Commands:
         whole_pool = worker.name not in call.request.names
         if process is None or signum == signal.SIGKILL or (signum is None and not whole_pool):
             self._daemon.emit(ev.KillAsked(worker.id))
-            return
-        spec = process.spec
-        own = signal.Signals[f"SIG{spec.stop_signal}"] if spec.kind is Kind.EXEC else signal.SIGTERM
-        self._daemon.children.send_signal(process, own if signum is None else signum)
-        self._loop.call_later(
-            call.properties.get("graceful_timeout", spec.stop_timeout),
-            lambda: self._daemon.emit(ev.KillAsked(worker.id)),
-        )
+        else:
+            grace = call.properties.get("graceful_timeout", process.spec.stop_timeout)
+            self._daemon.emit(ev.RetireAsked(worker.id, grace, signum))
 
     def _signal(self, call: Call) -> None:
         workers = finding.workers(call, self._daemon.arbiter)

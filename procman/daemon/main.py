@@ -90,7 +90,7 @@ class Daemon:
         self.children = Children(spec, self._loop, self._board, self._listeners, self.emit)
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
-        self.commands = Commands(self, self._loop)
+        self.commands = Commands(self)
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
 
     # -- life ---------------------------------------------------------------------------------------------
