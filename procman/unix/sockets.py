@@ -12,8 +12,6 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-import psutil
-
 from procman.core.spec import PassedSocket, TcpAddress, UnixAddress
 from procman.errors import AddressError
 
@@ -91,6 +89,8 @@ def _why_not(error: OSError, port: int) -> str:
 
 def _who_listens(port: int) -> str | None:
     """The process that listens on the port, as far as we may know: others' descriptors need privileges."""
+    import psutil  # two megabytes, which the daemon need not keep for a message that it hardly ever has to write
+
     try:
         for connection in psutil.net_connections("tcp"):
             here = connection.laddr

@@ -22,7 +22,15 @@ class Procmand:
     """Use as a context manager: it is stopped, and checked to have left nothing behind, at the end."""
 
     def __init__(
-        self, directory: Path, configuration: str, *, env: dict[str, str] | None = None, modules=(), ready=True
+        self,
+        directory: Path,
+        configuration: str,
+        *,
+        env: dict[str, str] | None = None,
+        modules=(),
+        ready=True,
+        prefix=(),
+        log_to=None,
     ):
         self.directory = directory
         self.file = directory / "procman.toml"
@@ -36,15 +44,17 @@ class Procmand:
         self.said: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self._ready = ready
+        self._prefix = prefix  # a command that runs procmand, as unshare(1) does
+        self._log_to = log_to  # where its output goes instead of the log
 
     # -- life ---------------------------------------------------------------------------------------------
 
     def start(self) -> Procmand:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("PROCMAN")}
         environ |= {"NOTIFY_SOCKET": str(self.directory / "notify.sock"), **self._env}
-        with self.log_path.open("ab") as log:
+        with open(self._log_to or self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [program("procmand"), "-c", str(self.file)],
+                [*self._prefix, program("procmand"), "-c", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -114,7 +124,7 @@ class Procmand:
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def wait_said(self, what: str, timeout: float = PATIENCE) -> None:
         """Wait until the daemon says this to its service manager, counting from the last wait."""
