@@ -14,6 +14,9 @@ MIB = 1024 * 1024
 LONGEST_UNIT = 48
 
 _COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "superseded": "yellow",
     "running": "green",
     "ready": "green",
     "starting": "yellow",
@@ -207,6 +210,27 @@ def outcomes(reply: Mapping[str, Any]) -> str:
         for name, pool in reply.get("pools", {}).items()
         if isinstance(pool, dict) and "outcome" in pool
     )
+
+
+def operations_text(reply: Mapping[str, Any]) -> str:
+    """The answer to ``operations``: one line for each, the parts that have not ended with how far they are."""
+    rows = [
+        (
+            one.get("operation"),
+            one.get("state"),
+            _clock(one.get("began")),
+            duration((one.get("ended") or time.time()) - one.get("began", 0)),
+            ", ".join(f"{name} {_part(part)}" for name, part in one.get("parts", {}).items()),
+        )
+        for one in reply.get("operations", ())
+    ]
+    return table(("OPERATION", "STATE", "BEGAN", "TOOK", "OF"), rows, ("TOOK",)) if rows else "There was none."
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    if part.get("outcome") != "running":
+        return str(part.get("outcome"))
+    return f"{part['ready']}/{part['target']} ready" if "ready" in part else "running"
 
 
 def tracebacks(reply: Mapping[str, Any]) -> str:

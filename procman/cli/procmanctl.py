@@ -236,7 +236,8 @@ def _operate(settings: Settings, command: str, text: Callable[[Mapping[str, Any]
 
 
 def _begun(reply: Mapping[str, Any]) -> str:
-    return f"operation {reply['operation']}" if "operation" in reply else "begun"
+    # Nothing but the id: `procmanctl wait $(procmanctl --no-wait reload)`.
+    return str(reply.get("operation", "begun"))
 
 
 @main.command()
@@ -314,7 +315,30 @@ def signal(settings: Settings, name: str, target: str) -> None:
 @click.pass_obj
 def kill(settings: Settings, worker: str) -> None:
     """End a worker now, with its unit; it is replaced."""
-    _operate(settings, "kill", lambda reply: f"killed {', '.join(reply.get('workers', ())) or 'nobody'}", name=worker)
+
+    def text(reply: Mapping[str, Any]) -> str:
+        return f"killed {', '.join(reply.get('workers', ())) or 'nobody'}"
+
+    _operate(settings, "kill", text, name=worker, signum="KILL")
+
+
+@main.command()
+@click.argument("operation")
+@click.pass_obj
+def wait(settings: Settings, operation: str) -> None:
+    """Wait for the end of an operation that was begun with --no-wait, and say how it ended.
+
+    The exit code is that of the command itself: 0 when it is done, 1 when it has failed.
+    """
+    reply = settings.ask("wait", OPERATION, operation=operation)
+    settings.show(reply, lambda reply: output.outcomes(reply) or "done")
+
+
+@main.command()
+@click.pass_obj
+def operations(settings: Settings) -> None:
+    """The operations under way, how far they are, and the last ones that have ended."""
+    settings.show(settings.ask("operations", READING), output.operations_text)
 
 
 @main.command()

@@ -224,8 +224,8 @@ def test_a_reload_that_fails_prints_the_traceback(ctl, daemon):
 
 def test_no_wait_prints_the_operation(ctl, daemon):
     daemon.answers["reload"] = lambda call: call.reply({"operation": "reload-7"})
-    assert ctl("reload", "--no-wait").stdout == "operation reload-7\n"
-    assert ctl("--no-wait", "reload").stdout == "operation reload-7\n"
+    assert ctl("reload", "--no-wait").stdout == "reload-7\n"
+    assert ctl("--no-wait", "reload").stdout == "reload-7\n"
     assert [call.request.waiting for call in daemon.calls] == [False, False]
 
 
@@ -260,7 +260,7 @@ def test_signal_and_kill(ctl, daemon):
 
 def test_shutdown_no_wait(ctl, daemon):
     daemon.answers["shutdown"] = lambda call: call.reply({"operation": "shutdown-1"})
-    assert ctl("shutdown", "--no-wait").stdout == "operation shutdown-1\n"
+    assert ctl("shutdown", "--no-wait").stdout == "shutdown-1\n"
 
 
 DAEMON = """
