@@ -22,6 +22,7 @@ import psycopg2
 from procman import signaling
 from procman.bus.hub import Message
 from procman.bus.outbox import NOTIFY_CHANNEL
+from procman.db.connection import in_short
 from procman.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ EMPTY = 1
 _LOOK_EVERY = 30.0
 _CLEAN_EVERY = 600.0
 _BATCH = 500
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 1.0
 
 _READ = "SELECT id, channel, message::text FROM procman.bus WHERE id > %s ORDER BY id LIMIT %s"
 _READ_CHANNELS = """
@@ -96,8 +97,8 @@ class Listener:
         self._wake_reader, self._wake_writer = socket.socketpair()
 
     def run(self) -> None:
-        """Listen until stopped; connect again, with growing pauses, whenever the connection is lost."""
-        pause = 0.0
+        """Listen until stopped. Connect again, with growing pauses, when that is lost; tell the same trouble once."""
+        pause, told = 0.0, ""
         with self._wake_reader:
             while not self._stopping:
                 began = monotonic()
@@ -107,8 +108,10 @@ class Listener:
                 except (DatabaseUnavailable, psycopg2.Error) as error:
                     lived = monotonic() - began > _BACKOFF_MOST
                     pause = _BACKOFF_FIRST if lived or not pause else min(pause * 2, _BACKOFF_MOST)
-                    text = str(error).strip() or type(error).__name__
-                    log.warning("Bus of database %s lost, next try in %.1f s: %s", self.database, pause, text)
+                    trouble = in_short(error)
+                    level = logging.DEBUG if trouble == told and not lived else logging.WARNING
+                    log.log(level, "Bus of database %s lost, trying to get it back: %s", self.database, trouble)
+                    told = trouble
                     self._wait(None, pause)
 
     def stop(self) -> None:

@@ -90,7 +90,7 @@ class Cursor(psycopg2.extensions.cursor):
             call(*args, **kwargs)
         except psycopg2.Error as error:
             if is_away(error, self.connection):
-                raise ServerAway(_in_short(error)) from error
+                raise ServerAway(in_short(error)) from error
             raise
         finally:
             observer = getattr(self.connection, "observer", None)
@@ -109,7 +109,7 @@ def connect(url: str, *, application_name: str = "procman", autocommit: bool = T
     try:
         connection: Connection = psycopg2.connect(dsn, connection_factory=Connection, cursor_factory=Cursor)
     except psycopg2.OperationalError as error:
-        raise ServerAway(f"PostgreSQL can't be reached: {_in_short(error)}") from error
+        raise ServerAway(f"PostgreSQL can't be reached: {in_short(error)}") from error
     connection.autocommit = autocommit
     return connection
 
@@ -121,13 +121,16 @@ def execute(connection: Connection, statement: str) -> psycopg2.extensions.curso
         cursor.execute(statement)
     except psycopg2.Error as error:
         if is_away(error, connection):
-            raise ServerAway(_in_short(error)) from error
+            raise ServerAway(in_short(error)) from error
         raise
     return cursor
 
 
-def _in_short(error: psycopg2.Error) -> str:
-    # One line for each address that was tried. The indented ones guess ("Is the server running locally …?").
+def in_short(error: BaseException) -> str:
+    """What libpq says of a connection, for one line of a log: without its guesses at the reason.
+
+    There is one line for each address that was tried; the indented ones guess ("Is the server running locally …?").
+    """
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
     return "; ".join(lines) or "the connection to PostgreSQL is lost"
 

@@ -20,7 +20,7 @@ import psycopg2
 
 from procman import signaling
 from procman.crontab import cron, execute, schedule, store
-from procman.db.connection import database_name
+from procman.db.connection import database_name, in_short
 from procman.db.migrate import migrate
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, UnitAborted
 from procman.signaling.runtime import AUTO
@@ -36,7 +36,7 @@ log = logging.getLogger("procman.cron")
 
 LONGEST_SLEEP = 60.0
 _CLAIMED_LOOK = 5.0  # at most, to look after what another worker is running: it may have died
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 1.0
 
 _FAILURES = (DatabaseUnavailable, DatabaseSetupError, psycopg2.Error)
 
@@ -193,7 +193,8 @@ class Agenda:
             cursor.execute(f"LISTEN {store.NOTIFY_CHANNEL}")
         self._due = False
         self._register()
-        log.info("Watching %d cron entries in database %s", len(self._entries), self._database)
+        count = len(self._entries)
+        log.info("Watching %d cron %s in database %s", count, "entry" if count == 1 else "entries", self._database)
 
     def _register(self) -> None:
         with self._connection.cursor() as cursor:
@@ -261,4 +262,4 @@ class Agenda:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__
+    return in_short(error) if isinstance(error, psycopg2.Error) else str(error).strip() or type(error).__name__

@@ -14,6 +14,7 @@ from procman.bus import listener
 from procman.bus.exchange import Exchange
 from procman.bus.hub import Hub
 from procman.bus.listener import Listener
+from procman.core.spec import DatabaseSpec
 from procman.errors import NoDatabase
 from tests.integration.bus.conftest import Waiting
 
@@ -240,7 +241,25 @@ def test_nothing_is_lost_when_the_connection_is(exchange, sql, postgres_server, 
         sql("INSERT INTO procman.bus (channel, message) VALUES ('a', %s)", str(number))
     postgres_server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     assert texts(waiting.result()) == ["1", "2", "3"]
-    assert "lost, next try in 0.1 s" in caplog.text
+    assert "lost, trying to get it back: " in caplog.text
+    assert "This probably means" not in caplog.text
+
+
+def test_the_same_trouble_is_told_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(listener, "_BACKOFF_FIRST", 0.001)
+    caplog.set_level(logging.DEBUG, "procman.bus")
+    signaling.configure(DatabaseSpec(url=f"postgresql:///nowhere?host={tmp_path}"))
+    listening = Listener("nowhere", Hub(), threading.Lock())
+    thread = threading.Thread(target=listening.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while len(caplog.records) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    listening.stop()
+    thread.join(30)
+    signaling.configure(None)
+    assert [record.levelname for record in caplog.records[:4]] == ["WARNING", "DEBUG", "DEBUG", "DEBUG"]
+    assert caplog.messages[0].endswith("No such file or directory")
 
 
 def test_it_connects_again_and_again(exchange, sql):
