@@ -156,7 +156,7 @@ def status(settings: Settings, pool: str | None) -> None:
 @click.pass_obj
 def stats(settings: Settings, target: str | None) -> None:
     """Figures of every worker: what it does, memory, CPU, requests."""
-    reply = settings.ask("stats", READING, name=target)
+    reply = settings.ask("stats", READING, name=target, infos=False)
     settings.show({name: reply[name] for name in ("arbiter", "pools") if name in reply}, output.stats_text)
 
 

@@ -1,7 +1,4 @@
-"""Circus's view of what procman does: the fields in which Circus's own clients look for it (circus.commands).
-
-Pure but for `process_info`, which reads procfs.
-"""
+"""Circus's view of what procman does: the fields in which Circus's own clients look for it (circus.commands)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 import signal
 import socket
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from procman.core.codec import encode
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
 
     from procman.core.snapshot import PoolSnapshot
     from procman.core.spec import DaemonSpec, PoolSpec
+    from procman.observe.processes import Identity, Usage
 
 GONE = "No such process (stopped?)"
 
@@ -41,27 +38,23 @@ def status(pool: PoolSnapshot) -> str:
     return "active" if pool.ready and pool.state is PoolState.STARTING else _STATUSES.get(pool.state, pool.state.value)
 
 
-def process_info(pid: int | None, cpu_percent: float, number: int | None = None) -> dict[str, Any] | str:
-    """Figures of one process; ``number`` is that of its slot. A text when it is gone."""
-    try:
-        figures = processes.figures(pid) if pid is not None else None
-    except (FileNotFoundError, ProcessLookupError):
-        figures = None
-    if figures is None:
-        return GONE
+def process_info(
+    pid: int, usage: Usage, identity: Identity, cpu_percent: float, number: int | None = None
+) -> dict[str, Any]:
+    """Figures of one process; ``number`` is that of its slot."""
     info: dict[str, Any] = {
         "pid": pid,
-        "cmdline": figures.command,
-        "username": figures.user,
-        "nice": figures.nice,
-        "mem_info1": _size(figures.rss),
-        "mem_info2": _size(figures.vms),
+        "cmdline": identity.command,
+        "username": identity.user,
+        "nice": usage.nice,
+        "mem_info1": _size(usage.rss),
+        "mem_info2": _size(usage.vms),
         "cpu": cpu_percent,
-        "mem": round(100.0 * figures.rss / processes.total_memory(), 3),
-        "ctime": _cpu_time(figures.cpu_seconds),
-        "create_time": figures.started,
-        "age": round(time.time() - figures.started, 3),
-        "started": figures.started,
+        "mem": round(100.0 * usage.rss / processes.total_memory(), 3),
+        "ctime": _cpu_time(usage.cpu_seconds),
+        "create_time": usage.started,
+        "age": round(time.time() - usage.started, 3),
+        "started": usage.started,
         "children": [],
     }
     return info if number is None else {**info, "wid": number}
@@ -75,8 +68,8 @@ def _size(size: int) -> str:
 
 
 def _cpu_time(seconds: float) -> str:
-    # Hours, minutes and seconds as ps writes them; Circus leaves the hours out.
-    minutes, rest = divmod(timedelta(seconds=seconds).total_seconds(), 60)
+    # Minutes and seconds; Circus drops what is more than an hour.
+    minutes, rest = divmod(seconds, 60)
     return f"{minutes:.0f}:{rest:05.2f}"
 
 

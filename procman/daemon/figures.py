@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from procman.daemon.stacks import unit_figures
+from procman.daemon.circus import GONE, process_info
 from procman.observe import processes
-from procman.observe.memory import memory
 from procman.version import __version__
 
 if TYPE_CHECKING:
@@ -24,16 +24,17 @@ class Figures:
         self._children = children
         self._board = board
         self._started = started
-        self._last_cpu: dict[int, tuple[float, float]] = {}
+        self._known: dict[int, _Known] = {}
 
     def arbiter(self, snapshot: Snapshot) -> dict[str, Any]:
         pid, now = os.getpid(), monotonic()
+        rss, cpu_percent = self._usage(pid, self._started, now)
         return {
             "pid": pid,
             "version": __version__,
             "uptime": round(now - self._started, 3),
-            "rss": memory(pid),
-            "cpu_percent": self._cpu_percent(pid, self._started, now),
+            "rss": rss,
+            "cpu_percent": cpu_percent,
             "state": snapshot.state,
         }
 
@@ -49,43 +50,66 @@ class Figures:
             "workers": workers,
         }
 
+    def circus(self, pid: int, cpu_percent: float, number: int | None = None) -> dict[str, Any] | str:
+        """Circus's figures of a process whose own have just been taken (`circus.process_info`)."""
+        known = self._known.get(pid)
+        try:
+            if known is not None and known.usage is not None:
+                # Not remembered: a worker that is to execute a command is another program before.
+                return process_info(pid, known.usage, processes.identity(pid), cpu_percent, number)
+        except OSError:
+            pass
+        return GONE
+
     def forget(self, snapshot: Snapshot) -> None:
         """Drop what is remembered of processes that are gone."""
         alive = {worker.pid for pool in snapshot.pools for worker in pool.workers} | {os.getpid()}
-        self._last_cpu = {pid: last for pid, last in self._last_cpu.items() if pid in alive}
+        self._known = {pid: known for pid, known in self._known.items() if pid in alive}
 
     def _worker(self, worker: WorkerSnapshot) -> dict[str, Any]:
         now = monotonic()
         process = self._children.workers.get(worker.id)
         record = process.record if process is not None else None
         sample = self._board.read(record) if record is not None else None
-        unit = unit_figures(sample, now) if sample is not None else None
+        unit_seconds = sample.unit_seconds(now) if sample is not None else None
+        rss, cpu_percent = self._usage(worker.pid, worker.spawned_at, now)
         return {
             "name": worker.name,
             "pid": worker.pid,
             "generation": worker.generation,
             "state": worker.state.value,
-            "busy": unit is not None,
-            "unit": unit["name"] if unit is not None else None,
-            "unit_seconds": round(unit["seconds"], 3) if unit is not None else None,
+            "busy": unit_seconds is not None,
+            "unit": sample.unit if sample is not None else None,
+            "unit_seconds": None if unit_seconds is None else round(unit_seconds, 3),
             "requests": sample.requests if sample is not None else 0,
-            "rss": _rss(worker.pid),
-            "cpu_percent": 0.0 if worker.pid is None else self._cpu_percent(worker.pid, worker.spawned_at, now),
+            "rss": rss,
+            "cpu_percent": cpu_percent,
             "uptime": round(now - worker.spawned_at, 3),
         }
 
-    def _cpu_percent(self, pid: int, started: float, now: float) -> float:
+    def _usage(self, pid: int | None, started: float, now: float) -> tuple[int, float]:
+        """(bytes of memory, percent of a CPU) that the process uses now; zeros when there is none."""
+        if pid is None:
+            return 0, 0.0
+        known = self._known.get(pid)
+        if known is None or known.spawned != started:  # another process with the number of one that is gone
+            known = self._known[pid] = _Known(spawned=started, since=started)
         try:
-            used = processes.cpu_seconds(pid)
+            known.usage = usage = processes.usage(pid)
         except OSError:
-            return 0.0
-        since, before = self._last_cpu.get(pid, (started, 0.0))
-        self._last_cpu[pid] = (now, used)
-        return round(100.0 * max(0.0, used - before) / (now - since), 1) if now > since else 0.0
+            known.usage = None
+            return 0, 0.0
+        before, known.cpu_seconds = known.cpu_seconds, usage.cpu_seconds
+        since, known.since = known.since, now
+        used = max(0.0, known.cpu_seconds - before)
+        return usage.rss, round(100.0 * used / (now - since), 1) if now > since else 0.0
 
 
-def _rss(pid: int | None) -> int:
-    try:
-        return memory(pid) if pid is not None else 0
-    except OSError:
-        return 0
+@dataclass(slots=True)
+class _Known:
+    """What is known of a process: its start and the time of the last look, both monotonic, and what was seen."""
+
+    spawned: float
+    since: float
+    cpu_seconds: float = 0.0
+    usage: processes.Usage | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -66,12 +65,34 @@ class Reading:
             return
         fields: dict[str, Any] = {"arbiter": figures.arbiter(snapshot), "pools": pools}
         if call.properties.get("infos", True):
-            fields.update(_infos(call, pools))
+            fields.update(self._infos(call, pools))
         call.reply(fields)
+
+    def _infos(self, call: Call, pools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What Circus's client expects of `stats`: it asks for all pools, for one of them, or for one process."""
+        figures = self._daemon.figures
+        infos = {
+            name: {
+                str(worker["pid"]): figures.circus(
+                    worker["pid"], worker["cpu_percent"], int(worker["name"].rpartition(".")[2])
+                )
+                for worker in pool["workers"]
+                if worker["pid"] is not None
+            }
+            for name, pool in pools.items()
+        }
+        if not call.request.names:
+            return {"infos": infos}
+        info = next(iter(infos.values()))
+        process = call.properties.get("process")
+        if process is None:
+            return {"name": call.request.names[0], "info": info}
+        return {"process": process, "info": info[str(process)]}
 
     def _dstats(self, call: Call) -> None:
         arbiter = self._daemon.figures.arbiter(self._daemon.arbiter.snapshot())
-        call.reply({"info": circus.process_info(os.getpid(), arbiter["cpu_percent"]), "arbiter": arbiter})
+        info = self._daemon.figures.circus(arbiter["pid"], arbiter["cpu_percent"])
+        call.reply({"info": info, "arbiter": arbiter})
 
     def _status(self, call: Call) -> None:
         found = finding.pools_and_workers(call, self._daemon.arbiter)
@@ -166,27 +187,6 @@ class Reading:
 
 def _reply(call: Call, fields: dict[str, Any]) -> None:
     call.reply(fields)
-
-
-def _infos(call: Call, pools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What Circus's client expects of `stats`: it asks for all pools, for one of them, or for one process."""
-    infos = {
-        name: {
-            str(worker["pid"]): circus.process_info(
-                worker["pid"], worker["cpu_percent"], int(worker["name"].rpartition(".")[2])
-            )
-            for worker in pool["workers"]
-            if worker["pid"] is not None
-        }
-        for name, pool in pools.items()
-    }
-    if not call.request.names:
-        return {"infos": infos}
-    info = next(iter(infos.values()))
-    process = call.properties.get("process")
-    if process is None:
-        return {"name": call.request.names[0], "info": info}
-    return {"process": process, "info": info.get(str(process), circus.GONE)}
 
 
 def _exits(pool: PoolSnapshot) -> list[dict[str, Any]]:
