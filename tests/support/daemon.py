@@ -196,7 +196,11 @@ class Procmand:
 
     def request(self, method: str, path: str, body: bytes | str | None = None, *, pool: str = "http", timeout=30.0):
         """One request on a connection of its own; (status, body)."""
-        connection = http.client.HTTPConnection(self.address(pool), timeout=timeout)
+        return self.request_at(self.address(pool), method, path, body, timeout=timeout)
+
+    def request_at(self, address: str, method="GET", path="/", body=None, *, timeout=30.0):
+        """The same, at an address that is known already."""
+        connection = http.client.HTTPConnection(address, timeout=timeout)
         try:
             connection.request(method, path, body=body)
             response = connection.getresponse()
