@@ -45,12 +45,14 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "bus":
-        return import_module("procman.bus")
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'procman' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would say that there is every name
+
+    def __getattr__(name: str) -> Any:
+        if name == "bus":
+            return import_module("procman.bus")
+        if name in _HOME:
+            return getattr(import_module(_HOME[name]), name)
+        raise AttributeError(f"module 'procman' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -55,9 +55,20 @@ with its place, and the exit code is 78:
 procman.toml:14:15: error[P021]: pools.http.limits.memory_soft: expected a size such as "512MiB", got "512 megs"
 ```
 
-`[database] url = "embedded"` adds a pool named `postgres`, which every other pool depends on. Where the path of the
+`[database] url = "embedded"` adds a pool named `postgres`, which every other pool depends on. `[procman] dashboard`
+adds an http pool named `dashboard`, which depends on none. Where the path of the
 state directory is too long for a unix socket, sockets that are not named in the file go to
 `$XDG_RUNTIME_DIR/procman-UID-HASH/`, or `/tmp/procman-UID-HASH/`.
+
+Scripts, shells and `psql` reach the embedded database, while the daemon runs, as the daemon's user or root:
+
+```sh
+export PROCMAN_DATABASE_URL="postgresql:///procman?user=procman&host=$PWD/var/postgres-socket"
+python -c 'import procman; procman.invalidate("prices")'
+psql "$PROCMAN_DATABASE_URL"
+```
+
+In the daemon's own environment the same variable overrides `[database] url`.
 """
 
 
@@ -103,7 +114,7 @@ def _unbuilt() -> Iterator[str]:
         yield f"* `[{table.title}]`: {', '.join(f'`{name}`' for name in names)}"
     yield ""
     yield (
-        'So are these values: an address for `dashboard`, `tcp://` endpoints, `databases = "auto"`, '
+        'So are these values: `tcp://` endpoints, `databases = "auto"`, '
         "`workers = { min, max }`, `threads` above 1, more than one worker of kind `jobrunner`, a table as `ready`, "
         "an `https` URL."
     )

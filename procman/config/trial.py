@@ -33,7 +33,12 @@ def check(path: str, environ: Mapping[str, str], *, uid: int | None = None) -> D
     loaded = load(path, environ)
     problems = [*_daemon(loaded.spec)]
     for pool in loaded.spec.pools:
-        problems += [*_directories(pool), *_modules(pool), *_command(pool, environ), *_permissions(pool, uid)]
+        problems += [
+            *_directories(pool, loaded.spec.state_dir),
+            *_modules(pool),
+            *_command(pool, environ),
+            *_permissions(pool, uid),
+        ]
     if problems:
         raise loaded.error(problems)
     return loaded.spec
@@ -55,13 +60,15 @@ def _writable(directory: str, path: Path) -> Iterator[Problem]:
         yield Problem(Code.NO_DIRECTORY, path, f"{directory} can't be {what}: no permission in {existing}")
 
 
-def _directories(pool: PoolSpec) -> Iterator[Problem]:
+def _directories(pool: PoolSpec, made: str) -> Iterator[Problem]:
+    """``made``: the directory that the daemon makes before it binds anything."""
     if not os.path.isdir(pool.working_dir):
         yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "working_dir"), f"{pool.working_dir} is not a directory")
     if isinstance(pool.work, HttpWork | LongpollingWork):
         for bind in pool.work.binds:
-            if isinstance(bind, UnixAddress) and not os.path.isdir(os.path.dirname(bind.path)):
-                message = f"{os.path.dirname(bind.path)} is not a directory, so {bind} can't be bound"
+            directory = os.path.dirname(bind.path) if isinstance(bind, UnixAddress) else made
+            if directory != made and not os.path.isdir(directory):
+                message = f"{directory} is not a directory, so {bind} can't be bound"
                 yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "bind"), message)
 
 

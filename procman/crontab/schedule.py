@@ -92,6 +92,9 @@ class Expression:
 Schedule = Every | Expression
 
 
+_FIELDS = "five fields: minute, hour, day of month, month, day of week"
+
+
 def every(interval: float | str) -> Every:
     """A schedule from seconds or a duration such as ``"10s"``; raises ValueError for anything else."""
     try:
@@ -111,7 +114,7 @@ def expression(fields: str, zone: str = "UTC") -> Expression:
     try:
         made.first(datetime.now(UTC))
     except CronSimError as error:
-        raise ValueError(f"cron expression {fields!r}: {error}") from None
+        raise ValueError(f"cron expression {fields!r}: {error}; expected {_FIELDS}") from None
     return made
 
 

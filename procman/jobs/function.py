@@ -46,6 +46,8 @@ class JobFunction(Generic[P, R]):
     """A function that can be called as ever, and later by ``delay``."""
 
     def __init__(self, function: Callable[P, R], **options: Any) -> None:
+        if not callable(function) or not hasattr(function, "__qualname__"):
+            raise TypeError(f'procman.job takes a function or keywords, @procman.job(channel="…"), got {function!r}')
         if "<locals>" in function.__qualname__:
             raise TypeError(f"{function.__qualname__}: a job must be importable, so it can't be made inside a function")
         self.function = function
@@ -183,7 +185,10 @@ class Delayed(Generic[P, R]):
         return waiting[0] if waiting else None
 
     def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, str]:
-        bound = self._job.signature.bind(*args, **kwargs)
+        try:
+            bound = self._job.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._job.function.__name__}(): {error}") from None
         for name, value in bound.arguments.items():
             _check_json(value, f"{self._job.function.__name__}(): argument {name!r}")
         return json.dumps(args), json.dumps(kwargs)

@@ -37,6 +37,8 @@ def cached(
 
     Raises NoDatabase and DatabaseUnavailable like `cursor`, for each unit checks once whether its caches hold.
     """
+    if callable(group):
+        raise TypeError('procman.cached needs the name of a group: @procman.cached("prices")')
     check_public_group(group)
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:

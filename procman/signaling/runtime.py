@@ -8,6 +8,8 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
+
 from procman.core.spec import DatabaseSpec
 from procman.db.connection import database_name, execute, url_for
 from procman.errors import NoDatabase
@@ -121,11 +123,21 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
+def _from_environment(url: str) -> DatabaseSpec:
+    try:
+        database_name(url)
+    except psycopg2.ProgrammingError as error:
+        raise NoDatabase(
+            'PROCMAN_DATABASE_URL: expected a URI such as "postgresql://user@host/database", or libpq\'s "key=value"'
+        ) from error
+    return DatabaseSpec(url=url)
+
+
 def _configured() -> Runtime:
     """The runtime; outside of procmand's workers it comes from PROCMAN_DATABASE_URL."""
     if _runtime is None:
         url = os.environ.get("PROCMAN_DATABASE_URL")
-        configure(DatabaseSpec(url=url) if url else None)
+        configure(_from_environment(url) if url else None)
     if _runtime is None:
         raise RuntimeError("configure() has set nothing up")
     return _runtime

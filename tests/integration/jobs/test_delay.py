@@ -90,7 +90,7 @@ def test_arguments_that_can_not_be_passed_on(truth, value, error, message):
 
 
 def test_a_call_that_would_fail_is_refused_when_it_is_asked_for(jobs_url):
-    with pytest.raises(TypeError, match="too many positional"):
+    with pytest.raises(TypeError, match=r"^note\(\): too many positional"):
         functions.note.delay("a", "b")
     with pytest.raises(TypeError, match="unexpected keyword"):
         functions.note.delay(size=1)
@@ -111,6 +111,8 @@ def test_options_that_can_not_be_meant():
         functions.note.options(identity_key="")
     with pytest.raises(TypeError, match="importable"):
         procman.job(lambda: None)
+    with pytest.raises(TypeError, match=r'takes a function or keywords, @procman.job\(channel="…"\), got .root.mail.'):
+        procman.job("root.mail")
 
 
 # -- identity keys -----------------------------------------------------------------------------------------

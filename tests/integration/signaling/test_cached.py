@@ -154,6 +154,8 @@ def test_what_can_not_be_cached():
         def numbers():
             yield 1
 
+    with pytest.raises(TypeError, match=r'needs the name of a group: @procman.cached\("prices"\)'):
+        procman.cached(lambda: 1)
     for group in ("", "it's", "back\\slash", "x" * 201, None):
         with pytest.raises(ValueError, match="is no group"):
             procman.cached(group)

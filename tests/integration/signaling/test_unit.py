@@ -103,6 +103,14 @@ def test_outside_of_the_daemon_the_environment_says_where(prices_url, monkeypatc
     signaling.configure(None)
 
 
+@pytest.mark.parametrize("url", ["embedded", "postgresql://[::1/x"])
+def test_an_environment_that_is_no_url_is_named(monkeypatch, url):
+    monkeypatch.setattr("procman.signaling.runtime._runtime", None)
+    monkeypatch.setenv("PROCMAN_DATABASE_URL", url)
+    with pytest.raises(NoDatabase, match=r"^PROCMAN_DATABASE_URL: expected a URI such as"):
+        signaling.databases()
+
+
 def test_an_aborted_transaction_is_not_committed_in_silence(configured, truth):
     unit = signaling.begin()
     cr = unit.cursor()

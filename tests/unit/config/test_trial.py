@@ -19,7 +19,7 @@ url = "embedded"
 [pools.http]
 kind = "http"
 app = "shop.wsgi:application"
-bind = "unix:http.sock"
+bind = ["unix:http.sock", "unix:var/http.sock"]
 
 [pools.cron]
 kind = "cron"

@@ -202,7 +202,7 @@ def _in(value, field):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ("* * * *", r"cron expression '\* \* \* \*': Wrong number of fields"),
+        ("* * * *", r"cron expression '\* \* \* \*': Wrong number of fields; expected five fields: minute, hour, "),
         ("60 * * * *", r"cron expression '60 \* \* \* \*': Bad minute"),
         ("0 0 30 2 *", r"cron expression '0 0 30 2 \*': Bad day-of-month"),
         ("@daily", "cron expression '@daily': Wrong number of fields"),
