@@ -144,7 +144,7 @@ def test_stats_json_has_exactly_its_shape(ctl, daemon, args):
 def test_stats_of_one_worker(ctl, daemon):
     daemon.answers["stats"] = lambda call: call.reply({"arbiter": ARBITER, "pools": {"http": POOL}})
     result = ctl("stats", "http.1")
-    assert daemon.calls[0].properties == {"name": "http.1"}
+    assert daemon.calls[0].properties == {"name": "http.1", "infos": False}
     assert "http.1  4711  ready" in result.stdout
 
 
