@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import locale
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -164,7 +165,7 @@ class Cluster:
             check=False,
         )
         if ended.returncode != 0:
-            raise DatabaseSetupError(f"initdb failed ({ended.returncode}):\n{ended.stdout.strip()}")
+            raise DatabaseSetupError(f"initdb failed ({ended.returncode}): {_complaints(ended.stdout)}")
 
     def _give(self, path: str) -> None:
         """Give a directory to the server's account: all of it if it is not the account's already."""
@@ -174,6 +175,12 @@ class Cluster:
             os.chown(directory, self.owner.uid, self.owner.gid)
             for file in files:
                 os.chown(os.path.join(directory, file), self.owner.uid, self.owner.gid, follow_symlinks=False)
+
+
+def _complaints(output: str) -> str:
+    """What initdb complains of, without its progress; the last line is what `procmanctl status` shows."""
+    wrong = [line for line in output.splitlines() if re.search(r"\b(FATAL|PANIC|error|HINT|hint):", line)]
+    return "\n".join(wrong) or output.strip()
 
 
 def binaries_for(data_dir: str) -> Binaries:

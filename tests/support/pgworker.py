@@ -29,6 +29,7 @@ class PostgresWorker:
         state: Path,
         *,
         enter: Callable[[], None] | None = None,
+        executable: str = sys.executable,
         program: tuple[str, ...] = ("-m", "procman.workers.postgres"),
     ) -> None:
         self.state = state
@@ -48,7 +49,7 @@ class PostgresWorker:
         seat = say.Seat(name="postgres.1", slot=1, generation=1, record=0)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *program, str(theirs.fileno())],
+                [executable, *program, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stderr=log,

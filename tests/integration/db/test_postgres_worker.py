@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -220,6 +221,18 @@ def test_data_that_can_not_be_recovered_are_told_at_once(short_path):
         assert isinstance(message, Failed)
         assert "could not locate a valid checkpoint record" in message.traceback
         assert worker.process.wait(30) != 0
+
+
+def test_why_there_is_no_cluster_is_told_without_the_progress(short_path):
+    (short_path / "postgres").mkdir(mode=0o700)
+    limited = "ulimit -f 1000; exec " + shlex.join([sys.executable, "-m", "procman.workers.postgres"]) + ' "$0"'
+    shell = PostgresWorker(short_path, executable="/bin/sh", program=("-c", limited))
+    with shell as worker:
+        message = worker.next_message()
+        assert isinstance(message, Failed)
+        assert "initdb failed" in message.traceback
+        assert "creating subdirectories" not in message.traceback
+        assert worker.process.wait(30) == 3
 
 
 def test_a_cluster_of_an_unknown_version_is_refused(short_path):
