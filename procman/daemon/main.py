@@ -33,7 +33,7 @@ from procman.daemon.place import Place
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
-from procman.unix.process import become_subreaper
+from procman.unix.process import become_subreaper, keep_descriptors
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -98,6 +98,7 @@ class Daemon:
     def run(self) -> int:
         """Supervise until told to stop; the exit status. Raises AddressError before anything was started."""
         become_subreaper()
+        keep_descriptors()
         try:
             self._catch_signals()
             self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)

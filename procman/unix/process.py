@@ -100,6 +100,16 @@ def reap(pid: int) -> None:
         pass  # somebody else's by now
 
 
+def keep_descriptors() -> None:
+    """Let no child inherit what whoever started us has left open; what a child is to get it is sent."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+        except OSError:
+            pass  # the one by which the directory was read
+
+
 def use_all_descriptors() -> int:
     """Raise our limit of open descriptors as far as we may; what it was, for `limit_descriptors` in children.
 

@@ -44,6 +44,7 @@ class Procmand:
         self.said: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self._ready = ready
+        self.control = ""  # where it is reached, if not where it says
         self._prefix = prefix  # a command that runs procmand, as unshare(1) does
         self._log_to = log_to  # where its output goes instead of the log
 
@@ -160,7 +161,7 @@ class Procmand:
 
     @property
     def endpoint(self) -> str:
-        return f"ipc://{self.directory}/var/control.sock"
+        return self.control or f"ipc://{self.directory}/var/control.sock"
 
     def pool(self, name: str):
         return self.ctl("status")["pools"][name]
