@@ -109,6 +109,22 @@ class ListenAddress(Type[Address]):
         return toml_string(str(value))
 
 
+class DashboardAddress(Type[str]):
+    """Where the dashboard listens, as `ListenAddress` writes it; empty when there is to be none."""
+
+    expected = f'{ListenAddress.expected}, or "" (off)'
+
+    def read(self, given: Given) -> str:
+        if given.value == "":
+            return ""
+        if isinstance(given.value, list):
+            raise given.unexpected(Code.ADDRESS, f"one address, not a list: {self.expected}")
+        return str(ListenAddress().read(given))
+
+    def write(self, value: str) -> str:
+        return toml_string(value)
+
+
 def is_ip_address(host: str, version: int) -> bool:
     """The host is a numeric address of that IP version; of version 6 with or without a zone (RFC 4007)."""
     try:

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from procman.config.addresses import DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
+from procman.config.addresses import DashboardAddress, DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
 from procman.config.problems import Code
 from procman.config.values import (
     Boolean,
@@ -142,22 +142,6 @@ class Ready(Type[bool]):
         return '"notify"' if value else '"alive"'
 
 
-class NoDashboard(Type[str]):
-    """The dashboard's address, once there is a dashboard."""
-
-    expected = '"" (off)'
-
-    def read(self, given: Given) -> str:
-        if given.value != "":
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE, f"the dashboard is not supported by this version; expected {self.expected}"
-            )
-        return ""
-
-    def write(self, value: str) -> str:
-        return '""'
-
-
 class OneThread(Type[int]):
     """Units run in the main thread, where signals and limits can act on them."""
 
@@ -213,7 +197,12 @@ DAEMON = Table(
             "Sockets, scoreboard, embedded database. Made with mode 0700 when it is missing.",
             default=Computed("`var` beside the file"),
         ),
-        _key("dashboard", NoDashboard(), "Address of the dashboard.", of=DaemonSpec),
+        _key(
+            "dashboard",
+            DashboardAddress(),
+            "Where the status page, `/metrics`, `/livez` and `/readyz` are served, without a login: keep it local.",
+            of=DaemonSpec,
+        ),
         _key(
             "log_format", Word(("text", "json"), str), "One line per event, for people or for machines.", of=DaemonSpec
         ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from procman.config.addresses import EMBEDDED
 from procman.config.keys import DAEMON, DATABASE, POOL, UNBUILT, Nested
-from procman.config.rules import POSTGRES
+from procman.config.rules import POSTGRES, is_dashboard
 from procman.core.spec import Kind
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def render(spec: DaemonSpec) -> str:
     if spec.database is not None:
         lines += ["[database]", *_database(spec.database), ""]
     for pool in spec.pools:
-        if pool.kind is not Kind.POSTGRES:
+        if pool.kind is not Kind.POSTGRES and not is_dashboard(pool, spec):
             lines += [*_pool(pool, embedded=spec.database is not None and spec.database.embedded), ""]
     return "\n".join(lines)
 

@@ -20,14 +20,16 @@ from procman.config.keys import DAEMON, DATABASE, KINDS, POOL, WORK
 from procman.config.places import default_endpoint, postgres_socket_dir
 from procman.config.positions import Positions
 from procman.config.problems import Code, Problem, Wrong, suggestion
-from procman.config.rules import POSTGRES, Draft, PoolDraft
+from procman.config.rules import DASHBOARD, POSTGRES, Draft, PoolDraft
 from procman.config.tables import read_table
 from procman.config.values import Given
 from procman.config.words import PoolName
 from procman.core.spec import (
     DaemonSpec,
     DatabaseSpec,
+    HttpWork,
     Kind,
+    Limits,
     PassedSocket,
     PoolSpec,
     PostgresWork,
@@ -37,7 +39,11 @@ from procman.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from procman.core.spec import Address
+
 DATABASE_VARIABLE = "PROCMAN_DATABASE_URL"
+
+_DASHBOARD_BODY = 64 * 1024  # bytes: nothing is sent to it
 
 _TABLES = ("procman", "database", "pools")
 _SYNTAX_HINTS = (
@@ -248,6 +254,8 @@ class _Builder:
         pools = [self._pool(pool) for pool in self._draft.pools]
         if self._draft.embedded:
             pools.insert(0, self._postgres())
+        if (address := self._draft.dashboard()) is not None:
+            pools.append(self._dashboard(address))
         return DaemonSpec(source=self._source, pools=tuple(pools), database=self._database(), **self._draft.daemon)
 
     def _database(self) -> DatabaseSpec | None:
@@ -269,6 +277,18 @@ class _Builder:
             work=work,
             stop_signal="INT",
             stop_timeout=self._draft.daemon["stop_timeout"],
+        )
+
+    def _dashboard(self, address: Address) -> PoolSpec:
+        # It waits for no other pool, because it is there to say what they wait for.
+        return PoolSpec(
+            name=DASHBOARD,
+            kind=Kind.HTTP,
+            work=HttpWork(app="procman.dashboard:application", binds=(address,), max_body=_DASHBOARD_BODY),
+            limits=Limits(memory_soft=256 * 1024 * 1024, time_cpu=10.0, time_real=30.0),
+            stop_timeout=self._draft.daemon["stop_timeout"],
+            working_dir=os.path.dirname(self._source),
+            env=(("PROCMAN_ENDPOINT", self._draft.daemon["control"][0]),),
         )
 
     def _pool(self, pool: PoolDraft) -> PoolSpec:

@@ -9,16 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
-from procman.config.values import Size
+from procman.config.values import Given, Size
 from procman.core.spec import Address, Kind, Limits, PassedSocket, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from procman.config.problems import Path
+    from procman.core.spec import DaemonSpec, PoolSpec
 
 POSTGRES = "postgres"
+DASHBOARD = "dashboard"
 _WITH_DATABASE = (Kind.CRON, Kind.JOBRUNNER, Kind.LONGPOLLING)
 _ANY_HOST = ("0.0.0.0", "::")
 
@@ -50,11 +53,25 @@ class Draft:
 
     def names(self) -> list[str]:
         """Every name that `depends_on` may give."""
-        return [pool.name for pool in self.pools] + ([POSTGRES] if self.embedded else [])
+        return [pool.name for pool in self.pools] + self.added()
+
+    def added(self) -> list[str]:
+        """The names of the pools that are not in the file, because something else in it asks for them."""
+        return ([POSTGRES] if self.embedded else []) + ([DASHBOARD] if self.daemon.get("dashboard") else [])
+
+    def dashboard(self) -> Address | None:
+        """Where the dashboard listens; None when there is to be none."""
+        address = self.daemon.get("dashboard")
+        return ListenAddress().read(Given(address, ("procman", "dashboard"), "/")) if address else None
 
     def of_kind(self, kind: Kind) -> list[PoolDraft]:
         """The pools of one kind."""
         return [pool for pool in self.pools if pool.kind is kind]
+
+
+def is_dashboard(pool: PoolSpec, spec: DaemonSpec) -> bool:
+    """The pool is the one that ``[procman] dashboard`` adds."""
+    return bool(spec.dashboard) and pool.name == DASHBOARD
 
 
 def check(draft: Draft) -> Iterator[Problem]:
@@ -64,9 +81,13 @@ def check(draft: Draft) -> Iterator[Problem]:
 
 
 def _names(draft: Draft) -> Iterator[Problem]:
+    holders = {
+        POSTGRES: 'the embedded database ([database] url = "embedded")',
+        DASHBOARD: "procman's own dashboard ([procman] dashboard)",
+    }
     for pool in draft.pools:
-        if draft.embedded and pool.name == POSTGRES:
-            message = 'the name is taken by the embedded database ([database] url = "embedded")'
+        if pool.name in draft.added():
+            message = f"the name is taken by {holders[pool.name]}"
             yield Problem(Code.RESERVED, pool.path(), message, at_key=True)
 
 
@@ -177,6 +198,9 @@ def _all_addresses(draft: Draft) -> Iterator[tuple[Path, Address]]:
         yield path, UnixAddress(path=endpoint.removeprefix("ipc://"))
     if "events" in draft.daemon:
         yield ("procman", "events"), UnixAddress(path=draft.daemon["events"].removeprefix("ipc://"))
+    dashboard = draft.dashboard()
+    if dashboard is not None:
+        yield ("procman", "dashboard"), dashboard
     for pool in draft.pools:
         for index, address in enumerate(pool.fields.get("binds", ())):
             yield _item(pool.path("bind"), pool.given, index), address

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from procman.config.problems import Code, Problem, quoted
 from procman.config.reader import load
+from procman.config.rules import is_dashboard
 from procman.config.words import group_name, user_name
 from procman.core.spec import CronWork, ExecWork, HttpWork, LongpollingWork, UnixAddress
 
@@ -33,6 +34,9 @@ def check(path: str, environ: Mapping[str, str], *, uid: int | None = None) -> D
     loaded = load(path, environ)
     problems = [*_daemon(loaded.spec)]
     for pool in loaded.spec.pools:
+        if is_dashboard(pool, loaded.spec):
+            problems += _binds(pool, loaded.spec.state_dir, ("procman", "dashboard"))
+            continue
         problems += [
             *_directories(pool, loaded.spec.state_dir),
             *_modules(pool),
@@ -64,12 +68,16 @@ def _directories(pool: PoolSpec, made: str) -> Iterator[Problem]:
     """``made``: the directory that the daemon makes before it binds anything."""
     if not os.path.isdir(pool.working_dir):
         yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "working_dir"), f"{pool.working_dir} is not a directory")
+    yield from _binds(pool, made, ("pools", pool.name, "bind"))
+
+
+def _binds(pool: PoolSpec, made: str, path: Path) -> Iterator[Problem]:
     if isinstance(pool.work, HttpWork | LongpollingWork):
         for bind in pool.work.binds:
             directory = os.path.dirname(bind.path) if isinstance(bind, UnixAddress) else made
             if directory != made and not os.path.isdir(directory):
                 message = f"{directory} is not a directory, so {bind} can't be bound"
-                yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "bind"), message)
+                yield Problem(Code.NO_DIRECTORY, path, message)
 
 
 def _modules(pool: PoolSpec) -> Iterator[Problem]:

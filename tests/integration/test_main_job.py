@@ -22,9 +22,9 @@ EXAMPLE = Path(__file__).parents[2] / "procman.toml"
 
 @pytest.fixture
 def daemon(short_path):
-    configuration = (
-        EXAMPLE.read_text().replace("127.0.0.1:8069", "127.0.0.1:0").replace("127.0.0.1:8072", "127.0.0.1:0")
-    )
+    configuration = EXAMPLE.read_text()
+    for port in (8069, 8072, 8079):
+        configuration = configuration.replace(f"127.0.0.1:{port}", "127.0.0.1:0")
     with Procmand(short_path, configuration) as running:
         yield running
 
@@ -71,6 +71,7 @@ def test_all_kinds_serve_and_agree(daemon):
         "cron": "cron",
         "jobrunner": "jobrunner",
         "longpoll": "gevent-longpolling",
+        "dashboard": "http",
     }
     assert daemon.procmanctl("check").returncode == 0
 

@@ -62,7 +62,7 @@ VALUES = {
         "control": st.sampled_from(["ipc://c.sock", ["ipc://c.sock"], ["ipc://c.sock", "ipc:///run/x/c2.sock"]]),
         "events": st.just("ipc://e.sock"),
         "state_dir": paths,
-        "dashboard": st.just(""),
+        "dashboard": st.sampled_from(["", "127.0.0.1:7999", "[::1]:7999", "unix:d $${x}.sock", "fd:dashboard"]),
         "log_format": st.sampled_from(["text", "json"]),
         "stop_timeout": durations,
     },

@@ -1,0 +1,102 @@
+"""Figures in Prometheus' text format (exposition format 0.0.4).
+
+Labels are pool, slot, state and reason: small closed sets. Never a pid, never a URL, because each new value is a new
+series for ever. Of two workers in one slot, during a replacement, the newer one is shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from procman.core.worker import State
+from procman.observe import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from procman.dashboard.asking import View
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_STATES = [state.value for state in State if state is not State.GONE]
+
+Sample = tuple["Mapping[str, str]", float]
+
+
+def exposition(view: View) -> str:
+    """The whole page."""
+    return "".join(_text([*_daemon(view.arbiter), *_pools(view.pools), *_workers(view.pools)]))
+
+
+def _text(families: Iterable[tuple[str, str, str, list[Sample]]]) -> Iterator[str]:
+    for name, kind, text, samples in families:
+        yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+        for labels, value in samples:
+            pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+            yield f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _daemon(arbiter: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    yield "procman_up", "gauge", "The daemon answers.", [({}, 1)]
+    yield "procman_info", "gauge", "The version of procman.", [({"version": arbiter["version"]}, 1)]
+    yield "procman_arbiter_uptime_seconds", "gauge", "Since the daemon started.", [({}, arbiter["uptime"])]
+    yield "procman_arbiter_rss_bytes", "gauge", "Resident memory of the daemon.", [({}, arbiter["rss"])]
+    cpu = _cpu_seconds(arbiter["pid"])
+    yield "procman_arbiter_cpu_seconds_total", "counter", "CPU time of the daemon.", [({}, one) for one in cpu]
+
+
+def _pools(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    for field, text in (
+        ("target", "Workers wanted."),
+        ("ready", "Workers that serve."),
+        ("busy", "Workers in a unit."),
+        ("generation", "Incremented by each reload."),
+    ):
+        yield f"procman_pool_{field}", "gauge", text, [({"pool": name}, pool[field]) for name, pool in pools.items()]
+    parked: list[Sample] = [({"pool": name}, int(pool["parked"] is not None)) for name, pool in pools.items()]
+    yield "procman_pool_parked", "gauge", "1: not restarted any more before somebody says so.", parked
+    states: list[Sample] = []
+    exits: list[Sample] = []
+    for name, pool in pools.items():
+        count = Counter(worker["state"] for worker in pool["workers"])
+        states += [({"pool": name, "state": state}, count[state]) for state in _STATES]
+        reasons = sorted(Counter(record["reason"] for record in pool["exits"]).items())
+        exits += [({"pool": name, "reason": reason}, number) for reason, number in reasons]
+    yield "procman_pool_workers", "gauge", "Workers by state.", states
+    yield "procman_pool_last_exits", "gauge", "The last exits that the daemon remembers, by reason.", exits
+
+
+def _workers(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    workers = [(labels, worker) for name, pool in pools.items() for labels, worker in _slots(name, pool["workers"])]
+    for field, name, kind, text in (
+        ("requests", "requests_total", "counter", "Units that the worker has ended."),
+        ("rss", "rss_bytes", "gauge", "Resident memory."),
+        ("uptime", "uptime_seconds", "gauge", "Since the worker started."),
+        ("busy", "busy", "gauge", "1: in a unit."),
+        ("unit_seconds", "unit_seconds", "gauge", "How long the worker has been in its unit; 0 when it is in none."),
+    ):
+        yield f"procman_worker_{name}", kind, text, [(labels, (worker[field] or 0) + 0) for labels, worker in workers]
+    cpu: list[Sample] = [(labels, value) for labels, worker in workers for value in _cpu_seconds(worker["pid"])]
+    yield "procman_worker_cpu_seconds_total", "counter", "CPU time of the worker.", cpu
+
+
+def _slots(pool: str, workers: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], Mapping[str, Any]]]:
+    newest = {}
+    for worker in sorted(workers, key=lambda worker: (worker["generation"], -worker["uptime"])):
+        newest[worker["name"].rpartition(".")[2]] = worker
+    return [
+        ({"pool": pool, "slot": slot}, worker) for slot, worker in sorted(newest.items(), key=lambda one: int(one[0]))
+    ]
+
+
+def _cpu_seconds(pid: int | None) -> list[float]:
+    """One number, or none when the process is gone meanwhile or not to be seen."""
+    try:
+        return [processes.usage(pid).cpu_seconds] if pid is not None else []
+    except OSError:
+        return []
