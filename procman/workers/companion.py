@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.postgres")
 
 LOOK_EVERY = 0.02  # while the server starts; it says in a file, and to nobody, that it is ready
+# From SIGTERM to the question who sent it. When the arbiter dies, the signal may come before the end of its channel:
+# each of its threads that dies signals its children, and the last one closes the files (prctl(2), PR_SET_PDEATHSIG).
+WHETHER_IT_LIVES = 0.5
 PATIENCE = 30.0  # from the death of the arbiter to the fast shutdown
 
 # What the postmaster says when the startup process, which recovers the data, has failed (its source, postmaster.c).
@@ -49,6 +52,7 @@ class Companion:
         self._stream = ServerLog()
         self._told = False
         self._demand_at: float | None = None
+        self._hurry_at: float | None = None
 
     def run(self) -> NoReturn:
         """Work until the server has gone, then end this process."""
@@ -86,16 +90,25 @@ class Companion:
         """In milliseconds, as poll(2) wants it."""
         if not self._told:
             return LOOK_EVERY * 1000
-        if self._demand_at is not None:
-            return max(0.0, self._demand_at - monotonic()) * 1000
-        return None
+        deadlines = [at for at in (self._demand_at, self._hurry_at) if at is not None]
+        return max(0.0, min(deadlines) - monotonic()) * 1000 if deadlines else None
 
     def _act(self) -> None:
         if not self._told and self._accepts():
             self._tell(Ready())
+        if self._hurry_at is not None and monotonic() >= self._hurry_at:
+            self._hurry_at = None
+            self._hurry()
         if self._demand_at is not None and monotonic() >= self._demand_at:
             self._demand_at = None
             log.warning("Somebody still uses PostgreSQL (%d), whose daemon is dead: fast shutdown", self._postmaster)
+            send_signal(self._pidfd, signal.SIGINT)
+
+    def _hurry(self) -> None:
+        # Somebody else than the kernel sent SIGTERM. The server waits for its last session then, and the workers'
+        # sessions do not end while their daemon lives: until then nobody new would get in.
+        if self._channel is not None:
+            log.warning("PostgreSQL (%d) got SIGTERM: fast shutdown, so that it is replaced", self._postmaster)
             send_signal(self._pidfd, signal.SIGINT)
 
     # -- the arbiter ----------------------------------------------------------------------------------------
@@ -137,16 +150,8 @@ class Companion:
                 # Said at once, not when the process ends: then the arbiter may know the end before the reason.
                 self._obituary()
             if event.pid == self._postmaster and _SMART_SHUTDOWN in event.text:
-                self._hurry()
+                self._hurry_at = monotonic() + WHETHER_IT_LIVES
         return bool(data)
-
-    def _hurry(self) -> None:
-        # Somebody sent it SIGTERM. It would wait for its last session, and the workers' sessions do not end while
-        # their daemon lives: until then nobody new gets in. When the daemon has died, the end of the channel is
-        # there before this: the kernel closes files first (exit(2)).
-        if self._channel is not None and self._listen():
-            log.warning("PostgreSQL (%d) got SIGTERM: fast shutdown, so that it is replaced", self._postmaster)
-            send_signal(self._pidfd, signal.SIGINT)
 
     def _gives_up(self, event: ServerEvent) -> bool:
         # The postmaster alone: a session that comes too early is told FATAL as well, and that is FATAL for it only.

@@ -134,13 +134,16 @@ def test_a_server_that_an_earlier_daemon_left_is_shut_down_first(short_path):
         busy.close()
 
 
+# The shell is what other threads of a real arbiter are: they hold its files a little longer than its children have it.
 ARBITER = """
-import sys, time
-from functools import partial
+import os, subprocess, sys, time
 from pathlib import Path
 from tests.support.pgworker import PostgresWorker
 worker = PostgresWorker(Path(sys.argv[1]))
 worker.wait_until_ready()
+fd = worker.channel.fileno()
+hold = f"while [ -d /proc/{os.getpid()} ]; do sleep 0.01; done; sleep 0.1"
+subprocess.Popen(["sh", "-c", hold], pass_fds=[fd])
 print(worker.process.pid, flush=True)
 time.sleep(600)
 """
