@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from procman.control.client import Client
 from procman.core.pool import PoolState
 from procman.errors import NotReachable
+from procman.observe import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +21,11 @@ _GOING = {PoolState.STOPPED.value, PoolState.STOPPING.value}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The daemon and its pools as `status` has them, and what keeps the service from being complete."""
+    """The daemon and its pools as `status` has them, and what keeps the service from being complete.
+
+    The daemon and each worker have ``cpu_seconds`` as well, None when that can't be known. What `status` says in
+    percent is since anybody asked last; whoever looks again and again can tell by this what happened in between.
+    """
 
     arbiter: Mapping[str, Any]
     pools: Mapping[str, Mapping[str, Any]]
@@ -33,6 +38,8 @@ def look() -> View:
         status = client.call("status")
         arbiter, pools = status["arbiter"], status["pools"]
         problems = [*client.call("check")["problems"], *_unwanted_silence(client, pools)]
+    for process in (arbiter, *(worker for pool in pools.values() for worker in pool["workers"])):
+        process["cpu_seconds"] = _cpu_seconds(process["pid"])
     if arbiter["state"] == "stopping":
         problems.insert(0, "the daemon is stopping")
     return View(arbiter=arbiter, pools=pools, problems=tuple(problems))
@@ -49,6 +56,13 @@ def _client() -> Client:
     if not endpoint:
         raise NotReachable("PROCMAN_ENDPOINT does not say where the daemon is")
     return Client(endpoint, timeout=PATIENCE)
+
+
+def _cpu_seconds(pid: int | None) -> float | None:
+    try:
+        return processes.usage(pid).cpu_seconds if pid is not None else None
+    except OSError:
+        return None  # gone meanwhile, or not to be seen from here
 
 
 def _unwanted_silence(client: Client, pools: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -10,7 +10,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from procman.core.worker import State
-from procman.observe import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -46,8 +45,8 @@ def _daemon(arbiter: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[Sa
     yield "procman_info", "gauge", "The version of procman.", [({"version": arbiter["version"]}, 1)]
     yield "procman_arbiter_uptime_seconds", "gauge", "Since the daemon started.", [({}, arbiter["uptime"])]
     yield "procman_arbiter_rss_bytes", "gauge", "Resident memory of the daemon.", [({}, arbiter["rss"])]
-    cpu = _cpu_seconds(arbiter["pid"])
-    yield "procman_arbiter_cpu_seconds_total", "counter", "CPU time of the daemon.", [({}, one) for one in cpu]
+    cpu: list[Sample] = [({}, arbiter["cpu_seconds"])] if arbiter["cpu_seconds"] is not None else []
+    yield "procman_arbiter_cpu_seconds_total", "counter", "CPU time of the daemon.", cpu
 
 
 def _pools(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[Sample]]]:
@@ -81,8 +80,10 @@ def _workers(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str,
         ("unit_seconds", "unit_seconds", "gauge", "How long the worker has been in its unit; 0 when it is in none."),
     ):
         yield f"procman_worker_{name}", kind, text, [(labels, (worker[field] or 0) + 0) for labels, worker in workers]
-    cpu: list[Sample] = [(labels, value) for labels, worker in workers for value in _cpu_seconds(worker["pid"])]
-    yield "procman_worker_cpu_seconds_total", "counter", "CPU time of the worker.", cpu
+    known: list[Sample] = [
+        (labels, worker["cpu_seconds"]) for labels, worker in workers if worker["cpu_seconds"] is not None
+    ]
+    yield "procman_worker_cpu_seconds_total", "counter", "CPU time of the worker.", known
 
 
 def _slots(pool: str, workers: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], Mapping[str, Any]]]:
@@ -92,11 +93,3 @@ def _slots(pool: str, workers: Iterable[Mapping[str, Any]]) -> list[tuple[dict[s
     return [
         ({"pool": pool, "slot": slot}, worker) for slot, worker in sorted(newest.items(), key=lambda one: int(one[0]))
     ]
-
-
-def _cpu_seconds(pid: int | None) -> list[float]:
-    """One number, or none when the process is gone meanwhile or not to be seen."""
-    try:
-        return [processes.usage(pid).cpu_seconds] if pid is not None else []
-    except OSError:
-        return []

@@ -299,3 +299,38 @@ class TestPlaces:
         assert len(spec.control[0].removeprefix("ipc://").encode()) <= 107
         assert spec.pools[0].work.data_dir == f"{spec.state_dir}/postgres"
         assert in_file(str(deep / "procman.toml"), {}) == spec.control[0]
+
+
+class TestDashboard:
+    TEXT = '[procman]\ndashboard = "unix:d.sock"\n' + HTTP
+
+    def test_the_pool_it_adds(self, reading, directory):
+        spec = reading(self.TEXT)
+        assert spec.dashboard == f"unix:{directory}/d.sock"
+        assert [pool.name for pool in spec.pools] == ["http", "dashboard"]
+        pool = spec.pool("dashboard")
+        work = pool.work
+        assert (pool.kind, pool.workers, pool.depends_on, pool.working_dir) == (Kind.HTTP, 1, (), directory)
+        assert (work.app, work.binds) == ("procman.dashboard:application", (UnixAddress(path=f"{directory}/d.sock"),))
+        assert dict(pool.env) == {"PROCMAN_ENDPOINT": spec.control[0]}
+
+    def test_it_waits_for_no_database(self, reading):
+        spec = reading('[database]\nurl = "embedded"\n' + self.TEXT)
+        assert [pool.name for pool in spec.pools] == ["postgres", "http", "dashboard"]
+        assert spec.pool("dashboard").depends_on == ()
+        assert spec.pool("http").depends_on == ("postgres",)
+
+    def test_it_does_not_run_jobs(self, reading):
+        spec = reading(DATABASE + self.TEXT + '[pools.jobrunner]\nkind = "jobrunner"\n')
+        assert spec.pool("jobrunner").work.target == "http"
+
+    def test_others_may_wait_for_it(self, reading):
+        assert reading(self.TEXT + 'depends_on = ["dashboard"]\n').pool("http").depends_on == ("dashboard",)
+
+    def test_without_it_the_name_is_free(self, reading):
+        spec = reading('[pools.dashboard]\nkind = "exec"\ncommand = ["true"]\n')
+        assert spec.pool("dashboard").kind is Kind.EXEC
+
+    def test_the_first_of_several_endpoints(self, reading, directory):
+        text = self.TEXT.replace("[procman]\n", '[procman]\ncontrol = ["ipc://b.sock", "ipc://a.sock"]\n')
+        assert dict(reading(text).pool("dashboard").env) == {"PROCMAN_ENDPOINT": f"ipc://{directory}/b.sock"}

@@ -84,3 +84,16 @@ def test_what_the_embedded_database_adds_is_not_printed(file):
     assert printed["database"]["url"] == "embedded"
     assert list(printed["pools"]) == ["sh"]
     assert printed["pools"]["sh"]["depends_on"] == []
+
+
+def test_what_the_dashboard_adds_is_not_printed(file):
+    text = '[procman]\ndashboard = "[::1]:8079"\n[pools.sh]\nkind = "exec"\ncommand = ["sh"]\n'
+    printed = tomli.loads(render(reading(file, text)))
+    assert printed["procman"]["dashboard"] == "[::1]:8079"
+    assert list(printed["pools"]) == ["sh"]
+    assert reading(file, render(reading(file, text))) == reading(file, text)
+
+
+def test_a_pool_that_is_only_called_dashboard_is_printed(file):
+    text = '[pools.dashboard]\nkind = "exec"\ncommand = ["sh"]\n'
+    assert list(tomli.loads(render(reading(file, text)))["pools"]) == ["dashboard"]

@@ -1,0 +1,79 @@
+"""The exposition: a table of what there is to what Prometheus gets."""
+
+from __future__ import annotations
+
+import re
+
+from procman.dashboard.asking import View
+from procman.dashboard.metrics import exposition
+
+SAMPLE = re.compile(r'[a-z_]+(\{[a-z_]+="(?:[^"\\\n]|\\["\\n])*"(,[a-z_]+="(?:[^"\\\n]|\\["\\n])*")*\})? -?[0-9.e+-]+')
+ARBITER = {"pid": 4711, "version": 'a"b\\c\nd', "uptime": 1.5, "rss": 7, "state": "running", "cpu_seconds": 0.25}
+
+
+def worker(name, generation=1, **more):
+    return {
+        "name": name,
+        "pid": 4712,
+        "generation": generation,
+        "state": "ready",
+        "busy": False,
+        "unit": "GET /secret",
+        "unit_seconds": None,
+        "requests": 3,
+        "rss": 1024,
+        "uptime": 9.0,
+        "cpu_seconds": 0.5,
+        **more,
+    }
+
+
+def pool(*workers, **more):
+    figures = {"kind": "http", "state": "running", "generation": 2, "target": 2, "ready": 1, "busy": 0}
+    return {**figures, "workers": list(workers), "listens": [], "parked": None, "operation": None, "exits": [], **more}
+
+
+def lines(**pools):
+    return exposition(View(arbiter=ARBITER, pools=pools, problems=())).splitlines()
+
+
+def test_pools():
+    reasons = [{"reason": reason} for reason in ("crashed", "reload", "crashed")]
+    shown = lines(web=pool(worker("web.1"), exits=reasons), mail=pool(parked="it died", ready=0))
+    assert {
+        "procman_up 1",
+        'procman_info{version="a\\"b\\\\c\\nd"} 1',
+        'procman_pool_target{pool="web"} 2',
+        'procman_pool_ready{pool="web"} 1',
+        'procman_pool_generation{pool="web"} 2',
+        'procman_pool_parked{pool="web"} 0',
+        'procman_pool_parked{pool="mail"} 1',
+        'procman_pool_workers{pool="web",state="ready"} 1',
+        'procman_pool_workers{pool="mail",state="ready"} 0',
+        'procman_pool_last_exits{pool="web",reason="crashed"} 2',
+        'procman_pool_last_exits{pool="web",reason="reload"} 1',
+    } <= set(shown)
+
+
+def test_of_two_workers_in_one_slot_the_newer_one_is_shown():
+    old, new = worker("web.1", 1, requests=900), worker("web.1", 2, requests=5, busy=True, unit_seconds=0.5)
+    for workers in ((old, new), (new, old)):
+        shown = [line for line in lines(web=pool(*workers)) if line.startswith("procman_worker_")]
+        assert 'procman_worker_requests_total{pool="web",slot="1"} 5' in shown
+        assert 'procman_worker_busy{pool="web",slot="1"} 1' in shown
+        assert 'procman_worker_unit_seconds{pool="web",slot="1"} 0.5' in shown
+        assert len(shown) == len({line.partition(" ")[0] for line in shown}) == 6
+
+
+def test_cpu_time_that_is_not_known_is_left_out():
+    shown = lines(web=pool(worker("web.1", cpu_seconds=None), worker("web.2")))
+    assert [line for line in shown if line.startswith("procman_worker_cpu")] == [
+        'procman_worker_cpu_seconds_total{pool="web",slot="2"} 0.5'
+    ]
+
+
+def test_every_line_is_a_comment_or_a_sample_and_none_has_a_pid_or_a_url():
+    shown = lines(web=pool(worker("web.1"), worker("web.10", 2, state="starting", pid=None)))
+    for line in shown:
+        assert line.startswith(("# HELP procman_", "# TYPE procman_")) or SAMPLE.fullmatch(line), line
+    assert not any("471" in line or "/secret" in line for line in shown)
