@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 LONGEST_UNIT = 48
 
-_COLOURS = {
+COLOURS = {
     "done": "green",
     "failed": "red",
     "superseded": "yellow",
@@ -56,7 +56,7 @@ def _cell(value: Any) -> str:
 
 
 def _coloured(padded: str) -> str:
-    colour = _COLOURS.get(padded.strip())
+    colour = COLOURS.get(padded.strip())
     return padded if colour is None else styled(padded, colour)
 
 
@@ -139,7 +139,7 @@ def _exits(exits: Sequence[Mapping[str, Any]]) -> str:
             e.get("worker"),
             e.get("pid"),
             e.get("reason"),
-            _ending(e.get("status")),
+            ending(e.get("status")),
             duration(e.get("lived")),
         )
         for e in sorted(exits, key=lambda e: e.get("at") or 0)
@@ -147,7 +147,7 @@ def _exits(exits: Sequence[Mapping[str, Any]]) -> str:
     return table(("AT", "WORKER", "PID", "REASON", "STATUS", "LIVED"), rows, ("PID", "LIVED"))
 
 
-def _ending(status: Any) -> Any:
+def ending(status: Any) -> Any:
     """An exit status is itself; that of a process which a signal has ended is the signal's name (subprocess, too)."""
     if not isinstance(status, int) or status >= 0:
         return status
@@ -268,7 +268,7 @@ def _details(event: Mapping[str, Any]) -> Iterable[str]:
     for name, value in event.items():
         if name in _EVERY_EVENT or value is None:
             continue
-        text = _ending(value) if name == "status" else value
+        text = ending(value) if name == "status" else value
         text = str(text).strip() if isinstance(text, (str, int, float)) else "…"
         # Of a traceback, the last line says what it was.
         text = printable(text.rpartition("\n")[2])

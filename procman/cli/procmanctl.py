@@ -161,6 +161,23 @@ def stats(settings: Settings, target: str | None) -> None:
 
 
 @main.command()
+@click.pass_obj
+def top(settings: Settings) -> None:
+    """A live view: pools, workers, what each is doing and for how long, memory, CPU, requests per second, last exits.
+
+    Keys: q quits; the arrow keys, Page Up and Page Down scroll when there are more workers than lines.
+    """
+    from procman.cli import top as view
+
+    if not view.usable():
+        raise click.UsageError("top needs a terminal to draw on; `procmanctl stats` prints the same figures once")
+    try:
+        view.run(lambda: settings.client(READING))
+    except KeyboardInterrupt:
+        pass
+
+
+@main.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on with the events to come, until interrupted.")
 @click.option(
     "--last",
