@@ -57,7 +57,9 @@ class Demo:
 def running(directory: Path) -> Iterator[tuple[Demo, float]]:
     """The demo in that directory, and how long it took until every pool was ready."""
     file = directory / "procman.toml"
-    file.write_text((ROOT / "procman.toml").read_text().replace(":8069", ":0").replace(":8072", ":0").replace(":8079", ":0"))
+    file.write_text(
+        (ROOT / "procman.toml").read_text().replace(":8069", ":0").replace(":8072", ":0").replace(":8079", ":0")
+    )
     began = monotonic()
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen([PROCMAND, "-c", file], stdout=log, stderr=log)

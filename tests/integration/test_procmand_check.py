@@ -93,4 +93,4 @@ def test_a_wrong_option(procmand):
 
 def test_the_example_of_the_repository(procmand):
     result = procmand("-c", str(ROOT / "procman.toml"), "--check")
-    assert (result.stdout, result.stderr) == (f"{ROOT}/procman.toml: ok (5 pools)\n", "")
+    assert (result.stdout, result.stderr) == (f"{ROOT}/procman.toml: ok (6 pools)\n", "")
