@@ -3,6 +3,9 @@
 The first frame is the topic, ``pool.<name>.<event>`` (or ``arbiter.<event>``), the second JSON with ``v seq ts pool
 slot gen pid reason`` and perhaps more; fields are only ever added. ``seq`` has no gaps: a subscriber that sees one
 was too slow, or came late, and asks for `stats`. The last events are kept for whoever asks what has just happened.
+
+For circus-top, figures of the processes are published, too, while somebody subscribes to the topic ``stat.``; who
+subscribes is told by the XPUB socket, which is otherwise a PUB socket (zmq_socket(3)).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ log = logging.getLogger("procman.control")
 VERSION = 1
 MOST_QUEUED = 1000  # events for a subscriber that does not read them; more are dropped for it
 KEPT = 100  # events
+MOST_SUBSCRIPTIONS = 64  # in one turn of the loop
+FIGURES = "stat."  # the topic of Circus's figures (circus.stats.client)
 MOST_KEPT_BYTES = 8192  # of one event; of a longer one (stacks, tracebacks) only the fields that every event has
 
 
@@ -40,11 +45,12 @@ class Publisher:
     ) -> None:
         self._clock = clock
         self.sequence = 0
+        self.figures_wanted = False
         self._recent: deque[bytes] = deque(maxlen=KEPT)
         self._listener = ipc.listen(endpoint)
         self._context = context or zmq.Context(1)
         self._own_context = context is None
-        self._socket = self._context.socket(zmq.PUB)
+        self._socket = self._context.socket(zmq.XPUB)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.SNDHWM, MOST_QUEUED)
         self._socket.set(zmq.MAXMSGSIZE, 4096)  # subscribers send nothing but topics
@@ -84,6 +90,33 @@ class Publisher:
             self._socket.send_multipart([topic.encode("utf-8", "replace"), data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             log.debug("Event %s could not be published: %s", topic, error)
+
+    def fileno(self) -> int:
+        """Readable when `pending` is to be asked; edge-triggered as that of `ControlServer`."""
+        return int(self._socket.get(zmq.FD))
+
+    def pending(self) -> bool:
+        """Somebody has subscribed, or does not any more. To be asked before every sleep."""
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def attend(self) -> None:
+        """Find out whether ``figures_wanted``. Never blocks."""
+        for _ in range(MOST_SUBSCRIPTIONS):
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            # Byte 1 for the first who subscribes to a topic, 0 when the last one has gone; anything else is nonsense.
+            if message[1:] == FIGURES.encode():
+                self.figures_wanted = message[0] == 1
+
+    def publish_figures(self, pool: str, pid: int | None, figures: dict[str, Any]) -> None:
+        """Figures of a process, or, without a pid, of its pool, for those who subscribe to them; no event."""
+        topic = f"{FIGURES}{pool}" if pid is None else f"{FIGURES}{pool}.{pid}"
+        try:
+            self._socket.send_multipart([topic.encode(), _dump(figures)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.debug("%s could not be published: %s", topic, error)
 
     @property
     def endpoint(self) -> str:

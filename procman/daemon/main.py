@@ -24,6 +24,7 @@ from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
 from procman.daemon.children import Children
+from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
 from procman.daemon.figures import Figures
 from procman.daemon.herald import Herald
@@ -91,6 +92,7 @@ class Daemon:
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
         self.commands = Commands(self)
+        self._circus_top = CircusTop(self, self._loop)
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -104,7 +106,8 @@ class Daemon:
             self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
             self._server = ControlServer(self.spec.control, self._zmq)
             self.publisher = Publisher(self.spec.events, self._zmq)
-            self._loop.add_reader(self._server.fileno(), lambda: None)
+            for waker in (self._server, self.publisher):
+                self._loop.add_reader(waker.fileno(), lambda: None)
             log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
             self.emit(ev.Begin())
             while self._leave is None:
@@ -121,9 +124,11 @@ class Daemon:
             return
         deadline = self.arbiter.deadline()
         # ZeroMQ's descriptor tells of changes only: what is pending now will not wake the loop again.
-        self._loop.turn(0.0 if self._server.pending() or self._signals else deadline)
+        pending = self._server.pending() or self.publisher.pending()
+        self._loop.turn(0.0 if pending or self._signals else deadline)
         for call in self._server.receive():
             self.commands.handle(call)
+        self._circus_top.attend()
         while self._signals:
             self._on_signal(self._signals.popleft())
         if deadline is not None and monotonic() >= deadline:

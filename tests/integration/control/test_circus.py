@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
+import termios
+from contextlib import closing
 
 import pytest
+import zmq
 from circus.client import CircusClient
+from circus.stats.client import StatsClient
 
+from procman.control.subscriber import Subscription
 from tests.support.daemon import PATIENCE, Procmand, program
 
 CONFIGURATION = """
@@ -284,3 +291,50 @@ def test_the_command_line_does(circusctl, daemon):
     assert "no pool is called 'nope'" in circusctl("list", "nope", code=3)
     assert circusctl("quit", "--waiting") == "ok"
     assert daemon.process.wait(PATIENCE) == 0
+
+
+# -- circus-top -------------------------------------------------------------------------------------------
+
+
+def test_figures_flow_while_somebody_looks_and_only_then(client, daemon):
+    endpoint = client.send_message("globaloptions", option="stats_endpoint")["options"]["stats_endpoint"]
+    with Subscription(endpoint) as everything:
+        seen = {}
+        with closing(StatsClient(endpoint).iter_messages()) as stats:
+            for pool, subtopic, stat in stats:
+                seen[pool, subtopic] = stat
+                if {("circus", None), ("http", None), ("sleeper", None)} <= set(seen):
+                    break
+        (pid,) = pids(client, "sleeper")
+        assert seen["sleeper", str(pid)]["name"] == "sleeper.1"
+        assert seen["sleeper", None]["pid"] == [pid]
+        assert seen["http", None]["mem"] > 0
+        assert ("circus", str(daemon.process.pid)) in seen
+        daemon.ctl("stop", name="sleeper", waiting=True)
+        topic = everything.receive(PATIENCE)["topic"]
+        assert topic == "pool.sleeper.retiring", "no figures for those who did not ask for them"
+    # Nobody looks any more. This topic is one that figures would come under, but does not ask for them.
+    with zmq.Context() as context, context.socket(zmq.SUB) as late:
+        late.connect(endpoint)
+        late.subscribe("sta")
+        assert not late.poll(1500)
+
+
+def test_circus_top(daemon):
+    endpoint = daemon.ctl("events")["endpoint"]
+    control, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 100))
+    with subprocess.Popen(
+        [program("circus-top"), "--endpoint", endpoint],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+    ) as top:
+        os.close(terminal)
+        shown = ""
+        while not all(word in shown for word in ("Circus Top", "sleeper", "http", "(http.1)", "MEMORY")):
+            assert select.select([control], [], [], PATIENCE)[0], shown
+            shown += os.read(control, 65536).decode("utf-8", "replace")
+        top.kill()
+    os.close(control)
