@@ -67,12 +67,13 @@ def test_the_last_events(short_path):
 
 def test_events_as_they_come_until_the_daemon_ends(short_path):
     with Procmand(short_path, SLEEPER) as daemon, following(daemon, "--json", "--last", "100") as process:
+        lines = read_until(process, lambda line: "pool.sleeper.serving" in line)
         began = daemon.ctl("events")["events"]
         pid = daemon.worker("sleeper.1")["pid"]
         os.kill(pid, signal.SIGKILL)
         daemon.wait_replaced("sleeper.1", pid)
         daemon.stop(signal.SIGTERM)
-        events = [json.loads(line) for line in process.stdout]
+        events = [json.loads(line) for line in [*lines, *process.stdout]]
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == "procmanctl: the daemon has ended\n"
     assert events[: len(began)] == began
