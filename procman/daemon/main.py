@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from procman import config
+from procman.config.rules import is_dashboard
 from procman.control.publisher import Publisher
 from procman.control.server import ControlServer
 from procman.core import effect as do
@@ -69,6 +70,8 @@ SIGNALS = (
     signal.SIGCHLD,
     signal.SIGTTIN,
     signal.SIGTTOU,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGXCPU,
 )
 
@@ -286,7 +289,7 @@ class Daemon:
             case signal.SIGTTIN | signal.SIGTTOU:
                 self._scale_http(1 if signum == signal.SIGTTIN else -1)
             case _:
-                log.warning("%s is survived", signal.Signals(signum).name)
+                log.warning("%s means nothing to this version, and is survived", signal.Signals(signum).name)
 
     def _shut_down(self, signum: int) -> None:
         if self.arbiter.stopping:
@@ -306,7 +309,7 @@ class Daemon:
 
     def _scale_http(self, by: int) -> None:
         for pool in self.arbiter.pools.values():
-            if pool.spec.kind == "http":
+            if pool.spec.kind == "http" and not is_dashboard(pool.spec, self.spec):
                 wanted = max(0, min(pool.target + by, self.room_for(pool.name)))
                 self.emit(ev.ScaleAsked(self.commands.begin("scale", (pool.name,), None), pool.name, wanted))
 

@@ -146,6 +146,14 @@ def test_a_command_that_can_not_be_run_says_why(short_path):
         daemon.stop(signal.SIGTERM)
 
 
+def test_signals_that_mean_nothing_yet_are_survived(short_path):
+    with Procmand(short_path, TWO_SLEEPERS) as daemon:
+        for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGWINCH, signal.SIGPIPE):
+            daemon.process.send_signal(signum)
+        daemon.wait(lambda: daemon.log.count("is survived") == 3, "the signals to be told")
+        assert daemon.pool("sleeper")["ready"] == 2
+
+
 def test_json_logs_are_json_line_by_line(short_path):
     with Procmand(short_path, '[procman]\nlog_format = "json"\n' + TWO_SLEEPERS) as daemon:
         daemon.stop()
