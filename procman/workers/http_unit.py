@@ -143,9 +143,9 @@ class Units:
         exchange.finish()
 
     def _job(self, database: str, uuid: str, exchange: Exchange) -> int:
-        from procman.jobs import execute
+        from procman.jobs.execute import run
 
-        outcome = execute.run(database, uuid, worker=self._child.name)
+        outcome = run(database, uuid, worker=self._child.name)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 
