@@ -29,6 +29,8 @@ log = logging.getLogger("procman.arbiter")
 
 DONE = {"outcome": Outcome.DONE.value}
 
+NOT_WHILE_STOPPING = frozenset({"reload", "restart", "scale", "set", "start", "stop"})
+
 
 class Commands:
     def __init__(self, daemon: Daemon) -> None:
@@ -55,6 +57,9 @@ class Commands:
         handler = self._handlers.get(call.command)
         if handler is None:
             call.fail(f"command {call.command!r} is not supported by this version")
+            return
+        if call.command in NOT_WHILE_STOPPING and self._daemon.arbiter.stopping:
+            call.refuse("the daemon is stopping")
             return
         try:
             handler(call)
@@ -170,7 +175,7 @@ class Commands:
         if wanted < 0:
             call.fail(f"{name} has {self._daemon.arbiter.pools[name].target} workers, it can't have {wanted}")
         elif wanted > (most := self._daemon.room_for(name)):
-            call.refuse(f"there is room for {most} workers in {name} at the most")
+            call.refuse(f"{name} can have {most} worker{'s' if most != 1 else ''} at the most")
         else:
             operation = self.begin("scale", (name,), call, numprocesses=wanted)
             self._daemon.emit(ev.ScaleAsked(operation, name, wanted))

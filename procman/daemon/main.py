@@ -24,6 +24,7 @@ from procman.control.server import ControlServer
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
+from procman.core.spec import Kind
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
@@ -70,6 +71,7 @@ SIGNALS = (
     signal.SIGCHLD,
     signal.SIGTTIN,
     signal.SIGTTOU,
+    signal.SIGALRM,
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGXCPU,
@@ -325,6 +327,8 @@ class Daemon:
 
     def room_for(self, name: str) -> int:
         """How many workers a pool can have, so that a reload still finds room on the scoreboard."""
+        if self.arbiter.pools[name].spec.kind in (Kind.POSTGRES, Kind.JOBRUNNER):
+            return 1  # two would get into each other's way
         others = sum(max(pool.target, pool.spec.workers) for pool in self.arbiter.pools.values() if pool.name != name)
         return max(1, (self._board.size - MOST_RECORDS_PER_WORKER * others) // MOST_RECORDS_PER_WORKER)
 

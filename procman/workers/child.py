@@ -22,7 +22,7 @@ import resource
 import signal
 import socket
 from random import Random
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring, cut
@@ -184,7 +184,8 @@ class Child:
         while os.getppid() == self._arbiter:
             if monotonic() >= deadline:
                 return False
-            sleep(0.001)
+            # Not time.sleep(): gevent makes another one of it, which may not be called here, in a signal handler.
+            signal.sigtimedwait((), 0.001)
         return True
 
     def retire(self, reason: Reason) -> None:

@@ -118,7 +118,8 @@ def test_a_unit_that_no_signal_reaches_is_ended_in_time_all_the_same(short_path)
         _, thread = ask_in_background(daemon, "/block_signals_and_stick")
         busy = busy_worker(daemon, "/block_signals_and_stick")
         thread.join(10)
-        daemon.wait_replaced(busy["name"], busy["pid"])
+        daemon.wait_replaced(busy["name"], busy["pid"])  # while the old one is still being killed
+        daemon.wait(lambda: daemon.pool("http")["exits"], "the exit record")
         assert [record["reason"] for record in daemon.pool("http")["exits"]] == ["real_time"]
         log = daemon.log
     assert log.index("Stacks before the kill") < log.index("is killed: real_time")

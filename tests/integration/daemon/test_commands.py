@@ -146,6 +146,17 @@ def test_a_command_that_can_not_be_run_says_why(short_path):
         daemon.stop(signal.SIGTERM)
 
 
+def test_what_would_be_in_vain_is_refused(short_path):
+    stubborn = TWO_SLEEPERS.replace('"sleep", "1000"', '"sh", "-c", "trap : TERM; while :; do sleep 0.1; done"')
+    with Procmand(short_path, stubborn) as daemon:
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_said("STOPPING=1")
+        run = daemon.procmanctl("reload", "sleeper")
+        assert run.returncode == 5
+        assert "the daemon is stopping" in run.stderr
+        assert daemon.stop(signal.SIGTERM) == 0
+
+
 def test_signals_that_mean_nothing_yet_are_survived(short_path):
     with Procmand(short_path, TWO_SLEEPERS) as daemon:
         for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGWINCH, signal.SIGPIPE):

@@ -122,7 +122,7 @@ def test_workers_share_kept_connections(short_path: Path) -> None:
         for _ in range(40):
             clients.append(web.connect())
             answers.append(clients[-1].request("GET", "/").text)
-        assert all(answers.count(f"hello from {worker.pid}") >= 5 for worker in web.workers)
+        assert all(answers.count(f"hello from {worker.pid}") >= 1 for worker in web.workers)
         for client in clients:
             client.sock.close()
 
