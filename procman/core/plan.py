@@ -123,7 +123,11 @@ def _census(pool: Pool) -> _Census:
 
 def _spawn_missing(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
     asked = census.unborn
-    for generation, slot in _missing(pool, census):
+    missing = _missing(pool, census)
+    if pool.restarts.probing:
+        trying = {worker.generation for worker in pool.workers.values() if worker.state is State.STARTING}
+        missing = [(generation, slot) for generation, slot in missing if generation not in trying][:1]
+    for generation, slot in missing:
         spec = pool.spec_of(generation)
         if spec.templated:
             template = pool.templates.get(generation)

@@ -297,6 +297,7 @@ class Pool:
         """A worker serves."""
         if not worker.move(Input.READY, now):
             return
+        self.restarts.probing = False
         if self.roll is not None and worker.generation == self.roll.generation:
             self.roll.canary_ready = True
         yield self.report("ready", f"Worker {worker.label} alive", worker=worker)

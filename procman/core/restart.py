@@ -28,16 +28,19 @@ class Restarts:
     """The young deaths of a pool: how many rounds in a row, and when the last ones were.
 
     Workers that were started before the last counted death belong to its round: eight workers that fail for
-    one and the same cause are one failure, not eight.
+    one and the same cause are one failure, not eight. From the second round on one worker alone tries
+    (``probing``): the others follow when it is ready, and fifty need not die for one and the same cause.
     """
 
     in_a_row: int = 0
+    probing: bool = False
     not_before: float = 0.0
     recent: deque[float] = field(default_factory=deque)
 
     def lived(self) -> None:
         """Something has lived long enough: what was before does not count any more."""
         self.in_a_row = 0
+        self.probing = False
         self.not_before = 0.0
         self.recent.clear()
 
@@ -46,6 +49,7 @@ class Restarts:
         if self.recent and started < self.recent[-1]:
             return
         self.in_a_row += 1
+        self.probing = self.in_a_row > 1
         self.recent.append(now)
         self.not_before = now + delay(backoff, self.in_a_row, chance)
 

@@ -92,6 +92,17 @@ def test_eight_workers_that_fail_together_count_as_one_failure():
     assert world.pool("http").ready == 8
 
 
+def test_of_fifty_workers_in_a_crash_loop_one_tries_for_all():
+    world = World(pool("http", workers=50, max_restarts=50))
+    world.stillborn.add("http")
+    world.start()
+    world.pass_time(30)
+    assert 32 <= len(world.of(do.Spawn)) < 60
+    world.stillborn.clear()
+    world.pass_time(30)
+    assert world.pool("http").ready == 50
+
+
 def test_a_worker_that_had_lived_clears_the_record_of_failures():
     world = serving(pool("http"))
     for _ in range(30):
