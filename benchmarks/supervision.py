@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from procman.control.client import Client
+from procman.errors import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +112,7 @@ class Daemon:
     def wait_serving(self, pool: str, workers: int) -> None:
         """Until that many workers are ready and nobody else is there."""
         while True:
-            with contextlib.suppress(OSError, ConnectionError, KeyError):
+            with contextlib.suppress(ControlError):
                 if (self.directory / "var/control.sock").exists():
                     found = self.ask("stats")["pools"][pool]
                     if found["ready"] == len(found["workers"]) == workers:

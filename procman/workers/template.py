@@ -15,6 +15,7 @@ import traceback
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from procman.core.codec import encode
 from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild, cut
 from procman.core.spec import CronWork, HttpWork
 from procman.errors import ChannelClosed
@@ -57,6 +58,8 @@ class Template:
         except Exception:  # the application's code: whatever it raises is the reason why it can't serve
             self._channel.send(Failed(traceback=cut(traceback.format_exc())))
             boot.leave(boot.BOOT_FAILED)
+        # The first words of every worker: how they are encoded is found out once, here.
+        encode(Forked(pid=os.getpid()))
         boot.freeze()
         self._channel.send(Ready())
         while True:

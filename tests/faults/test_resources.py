@@ -202,7 +202,7 @@ def test_nobody_gets_the_descriptors_that_whoever_started_the_daemon_forgot(shor
 def test_fifty_workers_that_crash_at_once_are_parked_alone(short_path):
     crashing = '[pools.crashing]\nkind = "exec"\ncommand = ["false"]\nworkers = 50\nmax_restarts = 3\n'
     with Procmand(short_path, MANY_LIVES + crashing, modules=MODULES, ready=False) as daemon:
-        daemon.wait(lambda: (short_path / "var/control.sock").exists(), "the control socket")
+        daemon.wait(lambda: " starts 2 pools " in daemon.log, "the control socket")
         daemon.wait(lambda: daemon.pool("http")["ready"] == 2, "the other pool")
         with Traffic(daemon.address()) as traffic:
             daemon.wait(lambda: daemon.pool("crashing")["state"] == "parked", "the pool to be parked", timeout=30)
