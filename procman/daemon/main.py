@@ -117,6 +117,8 @@ class Daemon:
             self.emit(ev.Begin())
             while self._leave is None:
                 self._turn()
+            for call in self._server.receive():  # what came in the last turn
+                self.commands.handle(call)
             self.commands.leaving()
             log.info("procmand %d leaves with status %d", os.getpid(), self._leave)
             return self._leave

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 
 import pytest
 
@@ -144,6 +145,7 @@ def test_shutdown_is_an_operation_that_ends_with_the_daemon(daemon, short_path):
     with Client(daemon.endpoint, timeout=PATIENCE) as client:
         (running,) = client.call("operations")["operations"]
         assert (running["operation"], running["state"]) == ("shutdown-1", "running")
-        (short_path / "stop").touch()
+        # Only the daemon sees the call arrive, and there must be one then.
+        threading.Timer(0.3, (short_path / "stop").touch).start()
         assert client.call("wait", operation="shutdown-1")["operation"] == "shutdown-1"
     assert daemon.process.wait(PATIENCE) == 0

@@ -69,6 +69,7 @@ def test_what_is_gone_has_no_family():
 def test_what_a_process_uses(grandparent):
     # Between fork and exec it is another program, and for a moment none.
     wait_until(lambda: processes.identity(grandparent.youngest).command == "sleep", "the command to run")
+    wait_until(lambda: processes.usage(grandparent.youngest).rss >= 4096, "its memory to be mapped")
     usage, identity = processes.usage(grandparent.youngest), processes.identity(grandparent.youngest)
     assert (identity.command, usage.nice) == ("sleep", os.nice(0))
     assert identity.user == processes.identity(os.getpid()).user
