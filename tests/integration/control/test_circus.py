@@ -10,6 +10,7 @@ import signal
 import subprocess
 import termios
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import zmq
@@ -223,6 +224,8 @@ def test_kill_asks_first_and_waits_no_longer_than_it_is_told(client, daemon):
     assert (first["reason"], first["status"]) == ("killed_by_user", -signal.SIGTERM)
     pid = daemon.worker("sleeper.1")["pid"]
     os.kill(pid, signal.SIGSTOP)
+    # Of two pending signals the kernel delivers the lower number first, and TERM is lower than STOP.
+    daemon.wait(lambda: b") T " in Path(f"/proc/{pid}/stat").read_bytes(), "the process to be stopped")
     reply = client.send_message("kill", name="sleeper", signum="TERM", graceful_timeout=0.2, waiting=True)
     assert (reply["status"], reply["workers"]) == ("ok", ["sleeper.1"])
     daemon.wait_replaced("sleeper.1", pid)
