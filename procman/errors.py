@@ -18,6 +18,10 @@ ProcmanError
 
 from __future__ import annotations
 
+# PostgreSQL, appendix A: serialization_failure and deadlock_detected. Another transaction was first; all of it done
+# again may well succeed. Here, and not beside the driver, because it is asked of errors also where none is loaded.
+LOST_AGAINST_ANOTHER = ("40001", "40P01")
+
 
 class ProcmanError(Exception):
     """Base of every error that procman raises on purpose."""

@@ -23,7 +23,7 @@ import psycopg2.errors
 
 from procman import signaling
 from procman.crontab import schedule, store
-from procman.errors import DatabaseUnavailable
+from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +37,6 @@ log = logging.getLogger("procman.cron")
 
 MOST_ATTEMPTS = 5
 _PAUSE = 0.02  # seconds before the second attempt; doubled each time, with full jitter
-# PostgreSQL, appendix A: serialization_failure and deadlock_detected.
-_LOST_AGAINST_ANOTHER = ("40001", "40P01")
 
 
 def claim(database: str, entries: Mapping[str, Entry], *, worker: str) -> Run | Outlook:
@@ -212,7 +210,7 @@ class Run:
 
 def _is_lost(error: BaseException, unit: Unit) -> bool:
     """Whether it is worth while to do all of it again: another transaction was first, or the connection went."""
-    if getattr(error, "pgcode", None) in _LOST_AGAINST_ANOTHER:
+    if getattr(error, "pgcode", None) in LOST_AGAINST_ANOTHER:
         return True
     if not isinstance(error, DatabaseUnavailable | psycopg2.Error):
         return False

@@ -39,7 +39,6 @@ MODULES = {
     Kind.POSTGRES: "procman.workers.postgres",
 }
 
-INTERRUPT = signal.SIGRTMIN + 1  # as procman.workers.child understands it
 # Seconds from the end of a channel to the end of its process: in a process that ends, the kernel closes all
 # descriptors a moment before it tells anybody of the end.
 LOST_PATIENCE = 1.0
@@ -176,7 +175,7 @@ class Children:
     def interrupt(self, worker_id: int) -> None:
         worker = self.workers.get(worker_id)
         if worker is not None:
-            self.send_signal(worker, INTERRUPT)
+            self.send_signal(worker, process.INTERRUPT)
 
     def kill(self, worker_id: int) -> None:
         worker = self.workers.get(worker_id)

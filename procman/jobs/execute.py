@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg2
 
 from procman import signaling
-from procman.errors import DatabaseUnavailable, NoDatabase, UnitAborted
+from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, NoDatabase, UnitAborted
 from procman.jobs import states
 from procman.jobs.function import find
 from procman.jobs.retry import FailedJobError, RetryableJobError, wait_before
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.jobs")
 
-# PostgreSQL, appendix A: serialization_failure, deadlock_detected, lock_not_available. Another transaction was in
-# the way; that is nobody's fault and over soon.
-_LOST_AGAINST_ANOTHER = ("40001", "40P01", "55P03")
+# And lock_not_available: another transaction was in the way, which is nobody's fault and over soon.
+_IN_THE_WAY = (*LOST_AGAINST_ANOTHER, "55P03")
 # Together well below the time after which the runner takes an unlocked try for dead.
 _AT_ONCE = (0.02, 0.05, 0.1, 0.2, 0.4)
 _IN_A_MOMENT = 5.0
@@ -110,7 +109,7 @@ class _Try:
             try:
                 self._transact()
             except Exception as error:  # looked at, and passed on
-                if _sqlstate(error) not in _LOST_AGAINST_ANOTHER:
+                if _sqlstate(error) not in _IN_THE_WAY:
                     raise
                 if pause is None:
                     raise RetryableJobError(str(error).strip(), seconds=_IN_A_MOMENT) from error

@@ -32,6 +32,7 @@ from procman.errors import ChannelClosed, UnitAborted
 from procman.observe import whom
 from procman.observe.memory import memory
 from procman.observe.stacks import format_stacks
+from procman.unix.process import INTERRUPT
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from procman.unix.channel import Channel
 
 log = logging.getLogger("procman.worker")
-
-# Asks for the end of the unit that runs. A real-time signal, because applications use ALRM, USR1 and USR2.
-INTERRUPT = signal.SIGRTMIN + 1
 
 # Seconds from the end of the arbiter's channel to its own.
 ORPHANED_PATIENCE = 1.0

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from procman.errors import DatabaseUnavailable, UnitAborted
+from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, UnitAborted
 from procman.wire.response import plain
 from procman.workers.wsgi import ClientGone, Exchange, make_environ
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.http")
 
 RUN_JOB = b"/queue_job/runjob"
-# PostgreSQL, appendix A: serialization_failure and deadlock_detected.
-_LOST_AGAINST_ANOTHER = ("40001", "40P01")
 
 
 class Units:
@@ -115,7 +113,7 @@ class Units:
             return 499
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # The application's boundary: whatever it raises is the answer to this one request.
-            if getattr(error, "pgcode", None) in _LOST_AGAINST_ANOTHER:
+            if getattr(error, "pgcode", None) in LOST_AGAINST_ANOTHER:
                 log.info("%s lost against another transaction: %s", name, str(error).strip())
                 return _answer(exchange, 503, retry_after=0)
             log.exception("%s failed", name)

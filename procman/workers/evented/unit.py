@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from procman import signaling
-from procman.errors import DatabaseUnavailable
+from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.longpolling")
 
 MOST_COLLECTED = 1024 * 1024
-
-# PostgreSQL, appendix A: serialization_failure and deadlock_detected. The same request may well succeed.
-_LOST_AGAINST_ANOTHER = ("40001", "40P01")
 
 
 class _Response:
@@ -146,7 +143,7 @@ def _failure(error: Exception, environ: dict[str, Any], start_response: Callable
         log.warning("%s %s: %s", *_named(environ), error)
         start_response("503 Service Unavailable", [*text, ("Retry-After", "1")])
         return [b"The database is not available.\n"]
-    if getattr(error, "pgcode", None) in _LOST_AGAINST_ANOTHER:
+    if getattr(error, "pgcode", None) in LOST_AGAINST_ANOTHER:
         log.info("%s %s lost against another transaction: %s", *_named(environ), str(error).strip())
         start_response("503 Service Unavailable", [*text, ("Retry-After", "0")])
         return [b"Somebody else was faster. Try again.\n"]
