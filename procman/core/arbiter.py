@@ -7,7 +7,6 @@ pool, so that no pool can get into another's way.
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
@@ -33,7 +32,7 @@ class Arbiter:
     """The whole supervisor, without a process: `handle` an event, perform the effects, come back at `deadline`."""
 
     def __init__(self, specs: Iterable[PoolSpec]) -> None:
-        self._serial = count(1)
+        self._last_id = 0
         self.pools: dict[str, Pool] = {spec.name: self._new_pool(spec) for spec in specs}
         self._workers: dict[int, Pool] = {}
         self._deadlines: dict[str, float] = {}
@@ -83,6 +82,16 @@ class Arbiter:
         pool = self._workers.get(worker_id)
         return pool.workers.get(worker_id) if pool else None
 
+    def next_id(self) -> int:
+        """For a new worker; none is ever given twice."""
+        self._last_id += 1
+        return self._last_id
+
+    def adopt(self, pool: Pool) -> None:
+        """Take over a pool as it stands, workers and all, from the image of the daemon before this one."""
+        self.pools[pool.name] = pool
+        self._index(pool)
+
     # -- reactions ----------------------------------------------------------------------------------------
 
     def _concerned(self, event: Event, now: float) -> set[str]:
@@ -104,6 +113,9 @@ class Arbiter:
 
     def _plan(self, pool: Pool, now: float) -> Iterator[Effect]:
         yield from plan(pool, now)
+        self._index(pool)
+
+    def _index(self, pool: Pool) -> None:
         for worker_id in pool.workers:
             self._workers.setdefault(worker_id, pool)
         if (deadline := pool.deadline) is None:
@@ -386,7 +398,7 @@ class Arbiter:
         yield Forget(pool.name)
 
     def _new_pool(self, spec: PoolSpec) -> Pool:
-        return Pool(spec, self._serial.__next__)
+        return Pool(spec, self.next_id)
 
 
 def _pool_snapshot(pool: Pool) -> PoolSnapshot:

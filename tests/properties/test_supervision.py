@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from hypothesis import settings
@@ -10,11 +11,32 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from procman.core import effect as do
 from procman.core import event as ev
+from procman.core.handover import Reader, Writer, dump, restore
 from procman.core.pool import SURGE
 from tests.support.simulation import Kind, Limits, World, pool
 
 POOLS = ("web", "jobs", "command", "db")
 FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable")
+
+
+class Twins:
+    """An arbiter and what was restored of its dump: every event to both, and nothing may tell them apart."""
+
+    def __init__(self, first):
+        self.first = first
+        writer = Writer()
+        data = json.loads(json.dumps([dump(first, writer), writer.specs]))
+        self.second = restore(data[0], Reader(data[1]))
+
+    def handle(self, event, now):
+        effects = self.first.handle(event, now)
+        assert self.second.handle(event, now) == effects
+        assert self.second.deadline() == self.first.deadline()
+        assert self.second.snapshot() == self.first.snapshot()
+        return effects
+
+    def __getattr__(self, name):
+        return getattr(self.second, name)
 
 
 class Supervision(RuleBasedStateMachine):
@@ -97,6 +119,11 @@ class Supervision(RuleBasedStateMachine):
         self.spawned_before = len(self.world.of(do.Spawn))
         self.shutdown_at = self.world.now
         self.world.send(ev.ShutdownAsked(haste))
+
+    @rule()
+    def upgrade(self):
+        """The daemon is executed anew: what the next image restores goes on beside what was, and both do the same."""
+        self.world.arbiter = Twins(getattr(self.world.arbiter, "first", self.world.arbiter))
 
     @invariant()
     def never_more_processes_than_target_and_surge_live(self):
