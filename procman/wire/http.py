@@ -1,9 +1,10 @@
 """HTTP/1.1 and 1.0 requests from bytes, in any pieces.
 
 llhttp (through httptools) reads the grammar of RFC 9112; this module adds what the grammar leaves to the
-server: which framing is trusted, which limits hold, what the target means. The aim is that nobody who reads
-the same bytes (a proxy in front, above all) can see other requests in them than we do: whatever may be read in
-two ways is refused and the connection closed.
+server: which framing is trusted, which limits hold, what the target means; and it reads the request line itself,
+because llhttp takes more for one than is one. The aim is that nobody who reads the same bytes (a proxy in front,
+above all) can see other requests in them than we do: whatever may be read in two ways is refused and the
+connection closed.
 
 A parser never raises for what a client sends. It queues the complete requests in `RequestParser.requests`, in
 their order, and after the first mistake it sets `RequestParser.error` and reads no further, so that what came
@@ -19,18 +20,25 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from procman.errors import BadRequest
+from procman.wire.authority import is_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# RFC 3986 section 3.2: host and port; RFC 9110 section 7.2 lets it be empty.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
+# RFC 9112 section 3: one space each time. llhttp takes several, and RTSP/ and ICE/ for HTTP/. Methods are
+# case-sensitive, and all that are registered (RFC 9110 section 16.1) have capital letters.
+_REQUEST_LINE = re.compile(rb"([A-Z-]{1,32}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
-_HOSTS_KNOWN_GOOD: set[bytes] = set()
-_MOST_HOSTS_REMEMBERED = 256
+_VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
+_HEAD_END = b"\r\n\r\n"
+_MOST_BESIDE_TARGET = 128  # bytes of a request line
+_MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be ignored
+# What would have an effect on the connection has none in a trailer (RFC 9110 section 6.5.1). llhttp hears some of these
+# and refuses others; here they are all refused.
+_NEVER_IN_TRAILERS = frozenset((b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +103,19 @@ class RequestParser:
     """
 
     __slots__ = (
+        "_begun",
         "_body_left",
+        "_chunked",
+        "_empty_lines",
         "_fed",
         "_head_done",
         "_headers",
+        "_held",
         "_limits",
         "_llhttp",
         "_new_body",
         "_request",
-        "_target",
+        "_tail",
         "arriving",
         "awaits_continue",
         "error",
@@ -117,12 +129,16 @@ class RequestParser:
         self._limits = limits or RequestLimits()
         self._new_body = new_body
         self._llhttp: HttpRequestParser | None = HttpRequestParser(self)
-        self._request: Request | None = None
+        self._held = b""  # the beginning of a request line
+        self._empty_lines = 0
+        self._begun: Request | None = None  # its request line has been read, its head has not
+        self._request: Request | None = None  # its head has been read
         self._headers: list[tuple[bytes, bytes]] = []
-        self._target = b""
+        self._tail = b""  # the last bytes of a head, or between chunks: its end may come in two pieces
         self._head_done = False
         self._fed = 0  # bytes since anything was got out of them: bounds what llhttp itself collects
         self._body_left = 0
+        self._chunked = False
         self.requests: deque[Request] = deque()
         self.error: BadRequest | None = None
         self.arriving = False  # a request has begun and is not complete
@@ -139,17 +155,79 @@ class RequestParser:
         if self.error is not None or self.finished or self._llhttp is None:
             return
         self._fed += len(data)
-        while data and not self.finished and self.error is None:
-            try:
-                self._llhttp.feed_data(data)
-                break
-            except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-                self._decline_upgrade()
-            except HttpParserError as refusal:
-                self._fail(refusal)
+        data, self._held = (self._held + data if self._held else bytes(data)), b""
+        at, size = 0, len(data)
+        if not self.arriving and (match := _REQUEST_LINE.match(data)):
+            self._begin(match)  # the usual case, without a detour
+        while at < size and not self.finished and self.error is None:
+            if self._begun is None and not self._head_done:
+                at = self._read_start(data, at)
+                continue
+            # llhttp gets no more than one message at a time: so it is known where each one begins.
+            end = self._end_of_piece(data, at)
+            self._read_piece(data if end - at == size else memoryview(data)[at:end])
+            at = end
         if self._fed > 2 * self._limits.head and self.error is None:
             self.error = self._too_much()
+
+    def _read_piece(self, piece: bytes | memoryview) -> None:
+        assert self._llhttp is not None
+        try:
+            self._llhttp.feed_data(piece)
+        except HttpParserUpgrade:
+            self._decline_upgrade()
+        except HttpParserError as refusal:
+            self._fail(refusal)
+        if self.arriving:
+            self._tail = (self._tail + bytes(piece[-3:]))[-3:]
+
+    def _end_of_piece(self, data: bytes, at: int) -> int:
+        """Where the message may end: a body after its length, a head and a chunked body after an empty line."""
+        if self._head_done and not self._chunked:
+            return min(len(data), at + self._body_left)
+        if self._tail and (found := (self._tail + data[at : at + 3]).find(_HEAD_END)) >= 0:
+            return at + found + 4 - len(self._tail)
+        found = data.find(_HEAD_END, at)
+        return len(data) if found < 0 else found + 4
+
+    def _read_start(self, data: bytes, at: int) -> int:
+        """Read the request line at ``at``, and where it begins; the end of data when it is not complete."""
+        end = data.find(b"\n", at) + 1
+        if end == at + 2 and data[at] == 13:
+            self._empty_lines += 1
+            if self._empty_lines > _MOST_EMPTY_LINES:
+                self.error = BadRequest("too many empty lines before the request")
+            return end
+        if not end or end - at > self._limits.target + _MOST_BESIDE_TARGET:
+            self._hold(data[at:])
+            return len(data)
+        match = _REQUEST_LINE.match(data, at, end)
+        if match is None:
+            self.error = _misunderstood(data[at:end])
+            return end
+        self._begin(match)
+        return at
+
+    def _hold(self, line: bytes) -> None:
+        """Keep the beginning of a request line, unless it can't become one."""
+        self._held = line
+        if line != b"\r":
+            self.arriving = True
+            if not line[:1].isalpha():
+                self.error = _misunderstood(line)
+            elif len(line) > self._limits.target + _MOST_BESIDE_TARGET:
+                self.error = BadRequest("request target too long", 414)
+
+    def _begin(self, match: re.Match[bytes]) -> None:
+        method, target, number = match.groups()
+        self.arriving = True
+        version = _VERSIONS.get(number)
+        if version is None:
+            self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
+        elif len(target) > self._limits.target:
+            self.error = BadRequest("request target too long", 414)
+        else:
+            self._begun = Request(method.decode(), target, version)
 
     def discard(self) -> None:
         """Read no further, and let go of the parser: it and this object know each other (a cycle)."""
@@ -159,30 +237,23 @@ class RequestParser:
 
     # -- what llhttp calls ---------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self.arriving = True
-
-    def on_url(self, piece: bytes) -> None:
-        self._target += piece
-        if len(self._target) > self._limits.target:
-            self._refuse("request target too long", 414)
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:  # else a trailer, which RFC 9110 section 6.5 lets us ignore
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
+        name = name.lower()
+        if not self._head_done:
+            self._headers.append((name, value.rstrip(b" \t")))
+        elif name in _NEVER_IN_TRAILERS:  # all others are ignored
+            self._refuse(f"{name.decode()} in a trailer")
 
     def on_headers_complete(self) -> None:
         assert self._llhttp is not None
-        version = self._llhttp.get_http_version()
-        if version not in ("1.1", "1.0"):
-            self._refuse(f"HTTP version {version} is not supported", 505)
-        headers, self._headers = self._headers, []
-        target, self._target = self._target, b""
-        self._check_size(target, headers)
-        request = Request(self._llhttp.get_method().decode("ascii"), target, "HTTP/" + version)
-        request.headers = headers
-        request.fields = fields = dict(headers)
-        request.keep_alive = self._llhttp.should_keep_alive()
+        request, self._begun = self._begun, None
+        if request is None:
+            self._refuse("malformed request")  # llhttp has found a message where there is none
+            return
+        request.headers, self._headers = self._headers, []
+        self._check_size(request)
+        request.fields = fields = dict(request.headers)
+        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(request))
         self._read_target(request)
         self._check_host(request)
         if b"content-length" in fields or b"transfer-encoding" in fields:
@@ -191,6 +262,7 @@ class RequestParser:
             self._read_expectation(request)
         self._request = request
         self._head_done = True
+        self._tail = b""
         self._fed = 0
 
     def on_body(self, piece: bytes) -> None:
@@ -211,6 +283,8 @@ class RequestParser:
         self.requests.append(request)
         self._request = None
         self._fed = 0
+        self._tail = b""
+        self._empty_lines = 0
         self._head_done = self.arriving = self.awaits_continue = False
         self.finished = not request.keep_alive
 
@@ -219,6 +293,8 @@ class RequestParser:
             return  # after "Connection: close" llhttp takes more data for an error, RFC 9112 section 9.6 ignores it
         if isinstance(refusal.__context__, OSError):
             self.error = BadRequest(f"cannot keep the request body: {refusal.__context__}", 503)
+        elif isinstance(refusal, HttpParserInvalidMethodError):
+            self.error = BadRequest("unknown method", 501)
         else:
             self.error = BadRequest(str(refusal) or "malformed request")
 
@@ -232,16 +308,14 @@ class RequestParser:
     def _too_much(self) -> BadRequest:
         if self._head_done:
             return BadRequest("too much between chunks of the body", 400)
-        if not self._headers and len(self._target) > self._limits.target:
-            return BadRequest("request target too long", 414)
         return BadRequest("request head too large", 431)
 
-    def _check_size(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        if len(headers) > self._limits.headers:
+    def _check_size(self, request: Request) -> None:
+        if len(request.headers) > self._limits.headers:
             self._refuse("too many headers", 431)
         # What was fed is never less than the head, so that mostly nothing needs to be added up.
         if self._fed > self._limits.head:
-            size = len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
+            size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
             if size > self._limits.head:
                 self._refuse("request head too large", 431)
 
@@ -264,7 +338,7 @@ class RequestParser:
 
     def _read_absolute(self, request: Request) -> None:
         match = _ABSOLUTE.fullmatch(request.target)
-        if match is None or not _HOST.fullmatch(match[1]):
+        if match is None or not is_authority(match[1]):
             self._refuse("malformed request target")
         else:
             request.authority = match[1]
@@ -281,11 +355,8 @@ class RequestParser:
             return
         if self._repeated(request, b"host"):
             self._refuse("more than one Host header")
-        if host not in _HOSTS_KNOWN_GOOD:
-            if not _HOST.fullmatch(host):
-                self._refuse("malformed Host header")
-            if len(_HOSTS_KNOWN_GOOD) < _MOST_HOSTS_REMEMBERED:
-                _HOSTS_KNOWN_GOOD.add(host)
+        if host and not is_authority(host):  # RFC 9110 section 7.2 lets it be empty
+            self._refuse("malformed Host header")
 
     def _read_framing(self, request: Request) -> None:
         length = request.fields.get(b"content-length")
@@ -306,6 +377,7 @@ class RequestParser:
         self._expect_body(request, int(length))
 
     def _expect_body(self, request: Request, size: int | None) -> None:
+        self._chunked = size is None
         self._body_left = self._limits.body if size is None else size
         if size != 0:
             request.body = self._new_body(size)
@@ -343,6 +415,20 @@ class RequestParser:
         keep = b"" if request.keep_alive else b"\r\nConnection: close"
         left, waits = self._body_left, b"expect" in request.fields
         self.finished = False
+        self._begun = Request("POST", b"/", "HTTP/1.1")
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits
+
+
+def _kept(request: Request) -> bool:
+    """Whether an HTTP/1.0 client asks to keep the connection: llhttp also hears Proxy-Connection, and not "close"."""
+    said = b",".join(value for name, value in request.headers if name == b"connection").lower().split(b",")
+    options = {option.strip(b" \t") for option in said}
+    return b"keep-alive" in options and b"close" not in options
+
+
+def _misunderstood(line: bytes) -> BadRequest:
+    if line.startswith(b"\x16"):  # a record of the type "handshake", RFC 8446 section 5.1
+        return BadRequest("this is TLS, and plain HTTP is spoken here")
+    return BadRequest("malformed request line")
