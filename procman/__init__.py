@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from procman.crontab import cron
     from procman.jobs import job
     from procman.observe.whom import set_user
-    from procman.signaling import cached, cursor, invalidate, registry, registry_loader, reload_registry
+    from procman.signaling import (
+        cached,
+        cursor,
+        invalidate,
+        registry,
+        registry_loader,
+        reload_registry,
+        retryable,
+        transaction,
+    )
 
 __all__ = [
     "__version__",
@@ -29,7 +38,9 @@ __all__ = [
     "registry",
     "registry_loader",
     "reload_registry",
+    "retryable",
     "set_user",
+    "transaction",
 ]
 
 _HOME = {
@@ -41,7 +52,9 @@ _HOME = {
     "registry": "procman.signaling",
     "registry_loader": "procman.signaling",
     "reload_registry": "procman.signaling",
+    "retryable": "procman.signaling",
     "set_user": "procman.observe.whom",
+    "transaction": "procman.signaling",
 }
 
 

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from procman import signaling
 from procman.db.migrate import LOCK_CLASS
+from procman.signaling import Collected
 
 if TYPE_CHECKING:
     from procman.signaling import Unit
@@ -48,7 +49,7 @@ def send(channel: str, message: Any, *, database: str | None = None) -> None:
     ``message`` is anything that `json.dumps` accepts, at most 1 MiB of it; it is encoded now, so that later
     changes of it change nothing. A channel is a text of 1 to 512 bytes. Outside a unit the message is sent at
     once, in a transaction of its own, in ``database`` (default: the main one). Messages of one unit keep their
-    order and arrive together. What was sent inside a savepoint is sent even if that is rolled back.
+    order and arrive together. What was sent inside a `procman.transaction` block that is undone is not sent.
 
     Raises ValueError or TypeError for what can't be sent, and RuntimeError when ``database`` is not the one the
     current unit works in.
@@ -80,15 +81,15 @@ def _encoded(message: Any) -> str:
     return text
 
 
-_outboxes: WeakKeyDictionary[Unit, list[tuple[str, str]]] = WeakKeyDictionary()
+_outboxes: WeakKeyDictionary[Unit, Collected[tuple[str, str]]] = WeakKeyDictionary()
 
 
-def _outbox(unit: Unit) -> list[tuple[str, str]]:
+def _outbox(unit: Unit) -> Collected[tuple[str, str]]:
     """What the unit has sent so far; made, and to be written before the commit, with the first message."""
     items = _outboxes.get(unit)
     if items is None:
-        items = _outboxes[unit] = []
-        unit.before_commit(lambda cursor: _write(cursor, items))
+        items = _outboxes[unit] = Collected(_write)
+        unit.before_commit(items)
     return items
 
 

@@ -7,6 +7,7 @@ reads the signals (`store`), and the caches a unit may use are those tagged with
 
 from procman.signaling.loading import registry, registry_loader, reload_registry
 from procman.signaling.memo import cached
+from procman.signaling.retry import repeating, retryable, transaction
 from procman.signaling.runtime import (
     begin,
     configure,
@@ -19,10 +20,11 @@ from procman.signaling.runtime import (
     unit,
 )
 from procman.signaling.statistics import CacheStatistics, statistics
-from procman.signaling.transaction import Meter, Unit, current
+from procman.signaling.units import Collected, Meter, Unit, current
 
 __all__ = [
     "CacheStatistics",
+    "Collected",
     "Meter",
     "Unit",
     "begin",
@@ -38,6 +40,9 @@ __all__ = [
     "registry",
     "registry_loader",
     "reload_registry",
+    "repeating",
+    "retryable",
     "statistics",
+    "transaction",
     "unit",
 ]

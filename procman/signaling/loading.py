@@ -15,7 +15,7 @@ from procman.errors import ApplicationError, DatabaseUnavailable
 from procman.signaling import runtime
 from procman.signaling.cache import MISSING
 from procman.signaling.store import REGISTRY
-from procman.signaling.transaction import current
+from procman.signaling.units import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from procman.db.connection import Cursor
     from procman.signaling.database import SharedRegistry
     from procman.signaling.store import Tag
-    from procman.signaling.transaction import Unit
+    from procman.signaling.units import Unit
 
 log = logging.getLogger("procman.signaling")
 

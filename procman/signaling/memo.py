@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from procman.signaling import runtime
 from procman.signaling.cache import MISSING
 from procman.signaling.runtime import check_public_group
-from procman.signaling.transaction import current
+from procman.signaling.units import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from procman.signaling.cache import Generation
-    from procman.signaling.transaction import Unit
+    from procman.signaling.units import Unit
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -13,9 +13,9 @@ import psycopg2
 from procman.core.spec import DatabaseSpec
 from procman.db.connection import database_name, execute, url_for
 from procman.errors import NoDatabase
-from procman.signaling import store, transaction
+from procman.signaling import store, units
 from procman.signaling.database import Database
-from procman.signaling.transaction import Meter, Unit, current
+from procman.signaling.units import Meter, Unit, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +117,7 @@ def _forget() -> None:
     """A forked child must not speak on its parent's connections: it starts without any."""
     global _runtime
     _runtime = None
-    transaction.forget_current()
+    units.forget_current()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -152,7 +152,7 @@ def begin(database: str | None = None) -> Unit:
         raise RuntimeError("a unit can't begin inside another unit")
     runtime = _configured()
     unit = Unit(runtime.database(database), runtime.meter)
-    transaction.make_current(unit)
+    units.make_current(unit)
     return unit
 
 

@@ -7,8 +7,9 @@ opened costs nothing and ends for free.
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from weakref import WeakSet
 
 import psycopg2.errors
@@ -21,7 +22,7 @@ from procman.signaling.cache import MISSING, Generation
 from procman.signaling.database import roll_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from procman.db.connection import Connection, Cursor
     from procman.signaling.database import Database
@@ -29,7 +30,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.signaling")
 
+T = TypeVar("T")
+
 _current: ContextVar[Unit | None] = ContextVar("procman_unit", default=None)
+
+
+class Collected(list[T]):
+    """What a unit has collected to be written just before its commit; ``write`` is called with all of it, if any.
+
+    A savepoint that is rolled back takes back what came since.
+    """
+
+    def __init__(self, write: Callable[[Cursor, list[T]], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def __call__(self, cursor: Cursor) -> None:
+        if self:
+            self._write(cursor, self)
 
 
 class Meter(Protocol):
@@ -106,6 +124,25 @@ class Unit:
             self._private[group] = Generation(None)
         if store.REGISTRY in groups:
             self.registry = MISSING
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A savepoint for the block: an exception takes back all that the unit has done since.
+
+        Its invalidations and hooks too. UnitAborted and its like end the whole unit, so they undo nothing here.
+        """
+        connection = self.connection()
+        execute(connection, "SAVEPOINT procman")
+        before = self._position()
+        try:
+            yield
+        except Exception:
+            if not self._ended and not connection.closed:
+                execute(connection, "ROLLBACK TO SAVEPOINT procman; RELEASE SAVEPOINT procman")
+                self._rewind(*before)
+            raise
+        if not self._ended:
+            execute(connection, "RELEASE SAVEPOINT procman")
 
     def before_commit(self, hook: Callable[[Cursor], None]) -> None:
         """Call ``hook`` with a cursor of the transaction just before it commits; an exception rolls it back."""
@@ -200,6 +237,28 @@ class Unit:
     def count_cache(self, *, hit: bool) -> None:
         if self._meter is not None:
             self._meter.cache(hit=hit)
+
+    # -- savepoints ----------------------------------------------------------------------------------------
+
+    def _position(self) -> tuple[frozenset[str], Any, list[int], int]:
+        lengths = [len(hook) if isinstance(hook, Collected) else 0 for hook in self._before_commit]
+        return frozenset(self._invalidated), self.registry, lengths, len(self._after_commit)
+
+    def _rewind(self, invalidated: frozenset[str], registry: Any, lengths: list[int], after_commit: int) -> None:
+        self._invalidated = set(invalidated)
+        # Values computed since the savepoint may rest on changes that are undone.
+        self._private = {group: Generation(None) for group in self._private}
+        self.registry = registry
+        known, since = self._before_commit[: len(lengths)], self._before_commit[len(lengths) :]
+        for hook, length in zip(known, lengths, strict=True):
+            if isinstance(hook, Collected):
+                del hook[length:]
+        for hook in since:
+            if isinstance(hook, Collected):
+                hook.clear()
+        # One that collects stays: whoever made it goes on putting things into it.
+        self._before_commit = [*known, *(hook for hook in since if isinstance(hook, Collected))]
+        del self._after_commit[after_commit:]
 
     # -- the transaction -----------------------------------------------------------------------------------
 
