@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # RFC 9112 section 3: one space each time. llhttp takes several, and RTSP/ and ICE/ for HTTP/. Methods are
 # case-sensitive, and all that are registered (RFC 9110 section 16.1) have capital letters.
-_REQUEST_LINE = re.compile(rb"([A-Z-]{1,32}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
 _HEAD_END = b"\r\n\r\n"
@@ -222,10 +222,10 @@ class RequestParser:
         method, target, number = match.groups()
         self.arriving = True
         version = _VERSIONS.get(number)
-        if version is None:
-            self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
-        elif len(target) > self._limits.target:
+        if len(target) > self._limits.target:
             self.error = BadRequest("request target too long", 414)
+        elif version is None:
+            self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
         else:
             self._begun = Request(method.decode(), target, version)
 
@@ -415,6 +415,7 @@ class RequestParser:
         keep = b"" if request.keep_alive else b"\r\nConnection: close"
         left, waits = self._body_left, b"expect" in request.fields
         self.finished = False
+        self.arriving = True
         self._begun = Request("POST", b"/", "HTTP/1.1")
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request

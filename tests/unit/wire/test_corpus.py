@@ -20,7 +20,8 @@ LIMITS = RequestLimits(body=1000)
 
 def splits(data: bytes) -> Iterator[list[bytes]]:
     yield [data[n : n + 65536] for n in range(0, len(data), 65536)]  # as much as the worker receives at once
-    yield [data[n : n + 1] for n in range(len(data))]
+    for step in (1, 2, 3, 5, 7):
+        yield [data[n : n + step] for n in range(0, len(data), step)]
     random = Random(len(data))  # the same cuts in every run
     for _ in range(5):
         cuts = sorted(random.sample(range(len(data) + 1), min(len(data), random.randint(1, 12))))
