@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procman.errors import BadRequest
+from procman.wire import proxy_protocol
+from procman.wire.authority import is_authority
+from procman.wire.forwarded import ALL, Trust, origin
 from procman.wire.http import RequestLimits, RequestParser
 from procman.wire.response import ResponseHead
 from tests.support.raw_requests import CORPUS, raw
@@ -137,6 +141,50 @@ def test_another_parser_sees_the_same_in_the_corpus(path: Path) -> None:
     data = raw(path)
     seen = requests(data)
     assert [same_but_for_case(one) for one in ours(data)[: len(seen)]] == [same_but_for_case(one) for one in seen]
+
+
+proxies = Trust(["127.0.0.0/8", "10.0.0.0/8", "unix"])
+told = st.lists(
+    st.sampled_from([b"127.0.0.1", b"10.0.0.1", b"1.2.3.4", b"for=", b"proto=https", b"host=a", b'"', b";", b",", b" "])
+    | st.binary(max_size=4),
+    max_size=12,
+).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(ALL)), told), max_size=4))
+def test_whatever_is_forwarded_is_understood_or_refused(headers: list[tuple[bytes, bytes]]) -> None:
+    try:
+        found = origin(headers, proxies)
+    except BadRequest:
+        return
+    assert found.address is None or ip_address(found.address)
+    assert found.scheme in (None, "http", "https")
+    assert found.host is None or is_authority(found.host)
+    # What is passed on says the same, to whoever looks at it next.
+    assert origin(found.headers, proxies) == found
+
+
+@settings(max_examples=200, deadline=None)
+@given(told, st.lists(st.sampled_from([b"127.0.0.1", b"10.0.0.1"]), max_size=3))
+def test_what_a_client_says_does_not_count(spoofed: bytes, hops: list[bytes]) -> None:
+    chain = b", ".join([spoofed.replace(b'"', b""), b"1.2.3.4", *hops])
+    assert origin([(b"x-forwarded-for", chain)], proxies).address == "1.2.3.4"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.sampled_from([b"PROXY ", b"PROXY TCP4 ", b"\r\n\r\n\0\r\nQUIT\n", b""])), st.binary(max_size=80))
+def test_a_proxy_protocol_header_is_one_or_none_however_it_comes(start: bytes, rest: bytes) -> None:
+    def outcome(data: bytes) -> Any:
+        try:
+            return proxy_protocol.read(data)
+        except BadRequest:
+            return "refused"
+
+    data = start + rest
+    whole = outcome(data)
+    in_pieces = next((found for end in range(len(data) + 1) if (found := outcome(data[:end])) is not None), None)
+    assert in_pieces == whole
 
 
 header_text = st.text(st.characters(max_codepoint=0x100), max_size=12)

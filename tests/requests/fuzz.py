@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the HTTP codec, for as long as one likes: ``python -m tests.requests.fuzz -max_total_time=600``.
+"""Fuzzing of the HTTP codec guided by coverage: ``python -m tests.requests.fuzz -max_total_time=600``.
 
 Needs ``pip install atheris`` and begins with the corpus beside this file. What it holds the codec to is what
 tests/properties/test_http_codec.py does: no exception, the same outcome however the bytes are cut, and requests that
