@@ -31,14 +31,52 @@ if TYPE_CHECKING:
 # RFC 9112 section 3: one space each time. llhttp takes several, and RTSP/ and ICE/ for HTTP/. Methods are
 # case-sensitive, and all that are registered (RFC 9110 section 16.1) have capital letters.
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
+# Nearly all of them: an absolute path, with or without a query.
+_ORIGIN_FORM = re.compile(rb"([A-Z][A-Z-]{0,31}) ((/[!$->@-~]*)(?:\?([!$-~]*))?) HTTP/(1\.[01])\r\n")
+_ABSOLUTE = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
 _HEAD_END = b"\r\n\r\n"
 _MOST_BESIDE_TARGET = 128  # bytes of a request line
 _MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be ignored
 # What would have an effect on the connection has none in a trailer (RFC 9110 section 6.5.1). llhttp hears some of these
 # and refuses others; here they are all refused.
+_NEVER_REPEATED = {
+    "HTTP_HOST": "more than one Host header",
+    "CONTENT_LENGTH": "malformed Content-Length",
+    "HTTP_TRANSFER_ENCODING": "unknown transfer coding",
+    "HTTP_EXPECT": "unknown expectation",
+}
 _NEVER_IN_TRAILERS = frozenset((b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"))
+
+_GOOD_HOSTS: set[str | None] = set()
+_MOST_REMEMBERED = 512
+
+
+class _Keys(dict[bytes, str]):
+    """Header names, as they came, to the keys of an environ; those with an underscore to "".
+
+    They would get the key of their twin with a dash, which a proxy in front may have checked or removed.
+    """
+
+    def __missing__(self, name: bytes) -> str:
+        key = "" if b"_" in name else name.decode("latin-1").upper().replace("-", "_")
+        if key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        if len(self) < _MOST_REMEMBERED:
+            self[name] = key
+        return key
+
+
+_KEYS = _Keys()
+for _name in (
+    b"Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Encoding "
+    b"Content-Length Content-Type Cookie DNT Expect Forwarded Host If-Match If-Modified-Since If-None-Match Keep-Alive "
+    b"Origin Pragma Range Referer Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User TE Transfer-Encoding "
+    b"Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Real-IP "
+    b"X-Request-Id X-Requested-With"
+).split():
+    # Known from the beginning, so that nobody can fill the room for them with names of his own.
+    _KEYS[_name] = _KEYS[_name.lower()] = _KEYS[_name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +90,13 @@ class RequestLimits:
 
 
 class Request:
-    """One complete request.
+    """One complete request. Its texts are latin-1 in a str, as PEP 3333 has them.
 
-    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``headers`` are in the order they
-    came, their names in lower case, without the white space around values; ``fields`` has the last value of
-    each name. ``body`` is None when there is none, else rewound; ``body_size`` is its real size also when it
-    came in chunks. ``authority`` is that of an absolute-form target, which outweighs the Host header (RFC 9112
-    section 3.2.2).
+    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``headers`` are as they came;
+    ``fields`` has them by their names in an environ (RFC 3875 section 4.1.18: CONTENT_TYPE, HTTP_HOST), repeated ones
+    joined, without the white space around values and without names that have an underscore. ``body`` is None
+    when there is none, else rewound; ``body_size`` is its real size also when it came in chunks. ``authority`` is
+    that of an absolute-form target, which outweighs the Host header (RFC 9112 section 3.2.2).
     """
 
     __slots__ = (
@@ -76,16 +114,16 @@ class Request:
         "version",
     )
 
-    def __init__(self, method: str, target: bytes, version: str) -> None:
+    def __init__(self, method: str, target: str, version: str, path: str = "", query: str = "") -> None:
         self.method = method
         self.target = target
         self.version = version
-        self.path = b""
-        self.raw_path = ""
-        self.query = b""
-        self.authority: bytes | None = None
+        self.raw_path = path
+        self.path = path if "%" not in path else _unquote(path)
+        self.query = query
+        self.authority: str | None = None
         self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[bytes, bytes] = {}
+        self.fields: dict[str, str] = {}
         self.keep_alive = True
         self.body: BinaryIO | None = None
         self.body_size = 0
@@ -150,15 +188,34 @@ class RequestParser:
         """The head of the arriving request is complete, its body is not."""
         return self.arriving and self._head_done
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
         """Read what the client sent."""
         if self.error is not None or self.finished or self._llhttp is None:
             return
         self._fed += len(data)
-        data, self._held = (self._held + data if self._held else bytes(data)), b""
+        if not (self.arriving or self._held) and (match := _ORIGIN_FORM.match(data)):
+            # The usual case, without a detour: a request of which nothing has come before.
+            self._begin_origin(*match.groups())
+            if self._begun is not None and data.find(_HEAD_END) == len(data) - 4:
+                self._read_whole(data)
+                return
+        self._read_pieces(data)
+
+    def _read_whole(self, head: bytes) -> None:
+        """Read a head that ends where the data end."""
+        try:
+            self._llhttp.feed_data(head)  # type: ignore[union-attr]
+        except HttpParserUpgrade:
+            self._decline_upgrade()
+        except HttpParserError as refusal:
+            self._fail(refusal)
+        if self._fed > 2 * self._limits.head and self.error is None:
+            self.error = self._too_much()
+
+    def _read_pieces(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         at, size = 0, len(data)
-        if not self.arriving and (match := _REQUEST_LINE.match(data)):
-            self._begin(match)  # the usual case, without a detour
         while at < size and not self.finished and self.error is None:
             if self._begun is None and not self._head_done:
                 at = self._read_start(data, at)
@@ -219,15 +276,29 @@ class RequestParser:
                 self.error = BadRequest("request target too long", 414)
 
     def _begin(self, match: re.Match[bytes]) -> None:
+        if (usual := _ORIGIN_FORM.match(match[0])) is not None:
+            self._begin_origin(*usual.groups())
+            return
         method, target, number = match.groups()
         self.arriving = True
         version = _VERSIONS.get(number)
+        if version is None:
+            self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
+        elif len(target) > self._limits.target:
+            self.error = BadRequest("request target too long", 414)
+        else:
+            self._begun = Request(method.decode(), target.decode(), version)
+
+    def _begin_origin(self, method: bytes, target: bytes, path: bytes, query: bytes | None, number: bytes) -> None:
+        self.arriving = True
         if len(target) > self._limits.target:
             self.error = BadRequest("request target too long", 414)
-        elif version is None:
-            self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
+            return
+        text = target.decode()
+        if query is None:
+            self._begun = Request(method.decode(), text, _VERSIONS[number], text)
         else:
-            self._begun = Request(method.decode(), target, version)
+            self._begun = Request(method.decode(), text, _VERSIONS[number], path.decode(), query.decode())
 
     def discard(self) -> None:
         """Read no further, and let go of the parser: it and this object know each other (a cycle)."""
@@ -238,27 +309,38 @@ class RequestParser:
     # -- what llhttp calls ---------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
         if not self._head_done:
-            self._headers.append((name, value.rstrip(b" \t")))
-        elif name in _NEVER_IN_TRAILERS:  # all others are ignored
-            self._refuse(f"{name.decode()} in a trailer")
+            self._headers.append((name, value))
+        elif name.lower() in _NEVER_IN_TRAILERS:  # all others are ignored
+            self._refuse(f"{name.lower().decode()} in a trailer")
 
     def on_headers_complete(self) -> None:
-        assert self._llhttp is not None
-        request, self._begun = self._begun, None
+        request = self._begun
         if request is None:
             self._refuse("malformed request")  # llhttp has found a message where there is none
             return
-        request.headers, self._headers = self._headers, []
-        self._check_size(request)
-        request.fields = fields = dict(request.headers)
-        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(request))
-        self._read_target(request)
-        self._check_host(request)
-        if b"content-length" in fields or b"transfer-encoding" in fields:
+        self._begun = None
+        request.headers = headers = self._headers
+        self._headers = []
+        fields = request.fields
+        for name, value in headers:
+            fields[_KEYS[name]] = value.decode("latin-1").rstrip(" \t")
+        if self._fed > self._limits.head or len(headers) > self._limits.headers:
+            self._check_size(request)
+        if len(fields) != len(headers):
+            self._join_repeated(request)
+        if "" in fields:
+            del fields[""]
+        request.keep_alive = self._llhttp.should_keep_alive() and (  # type: ignore[union-attr]
+            request.version == "HTTP/1.1" or _kept(fields)
+        )
+        if not request.raw_path or request.method == "CONNECT":
+            self._read_target(request)
+        if (host := fields.get("HTTP_HOST")) not in _GOOD_HOSTS:
+            self._check_host(request, host)
+        if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
             self._read_framing(request)
-        if b"expect" in fields:
+        if "HTTP_EXPECT" in fields:
             self._read_expectation(request)
         self._request = request
         self._head_done = True
@@ -314,22 +396,34 @@ class RequestParser:
         if len(request.headers) > self._limits.headers:
             self._refuse("too many headers", 431)
         # What was fed is never less than the head, so that mostly nothing needs to be added up.
-        if self._fed > self._limits.head:
-            size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
-            if size > self._limits.head:
-                self._refuse("request head too large", 431)
+        size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+        if size > self._limits.head:
+            self._refuse("request head too large", 431)
+
+    def _join_repeated(self, request: Request) -> None:
+        fields = request.fields
+        fields.clear()
+        for name, value in request.headers:
+            key, text = _KEYS[name], value.decode("latin-1").rstrip(" \t")
+            if key not in fields or not key:
+                fields[key] = text
+            elif key in _NEVER_REPEATED:
+                self._refuse(_NEVER_REPEATED[key], 417 if key == "HTTP_EXPECT" else 400)
+            else:
+                # RFC 6265 section 5.4 for cookies, RFC 9110 section 5.3 for all others.
+                fields[key] += ("; " if key == "HTTP_COOKIE" else ",") + text
 
     def _read_target(self, request: Request) -> None:
+        """Any form of a target but the usual one, and its refusal."""
         target = request.target
-        if b"#" in target:
+        if "#" in target:
             self._refuse("fragment in the request target")
         if request.method == "CONNECT":
             self._refuse("CONNECT is not supported", 501)
-        if target.startswith(b"/"):
-            path, _, request.query = target.partition(b"?")
-            request.path = unquote_to_bytes(path) if b"%" in path else path
-            request.raw_path = path.decode("ascii")  # llhttp lets nothing else pass
-        elif target != b"*":
+        if target.startswith("/"):
+            request.raw_path, _, request.query = target.partition("?")
+            request.path = _unquote(request.raw_path)
+        elif target != "*":
             self._read_absolute(request)
         elif request.method == "OPTIONS":
             request.raw_path = "*"
@@ -338,39 +432,36 @@ class RequestParser:
 
     def _read_absolute(self, request: Request) -> None:
         match = _ABSOLUTE.fullmatch(request.target)
-        if match is None or not is_authority(match[1]):
+        if match is None or not is_authority(match[1].encode("latin-1")):
             self._refuse("malformed request target")
         else:
             request.authority = match[1]
-            path = match[2] or b"/"
-            request.path = unquote_to_bytes(path)
-            request.raw_path = path.decode("ascii")
-            request.query = match[3] or b""
+            request.raw_path = match[2] or "/"
+            request.path = _unquote(request.raw_path)
+            request.query = match[3] or ""
 
-    def _check_host(self, request: Request) -> None:
-        host = request.fields.get(b"host")
+    def _check_host(self, request: Request, host: str | None) -> None:
         if host is None:
             if request.version == "HTTP/1.1":
                 self._refuse("missing Host header")
-            return
-        if self._repeated(request, b"host"):
-            self._refuse("more than one Host header")
-        if host and not is_authority(host):  # RFC 9110 section 7.2 lets it be empty
+        elif host and not is_authority(host.encode("latin-1")):  # RFC 9110 section 7.2 lets it be empty
             self._refuse("malformed Host header")
+        elif len(_GOOD_HOSTS) < _MOST_REMEMBERED:
+            _GOOD_HOSTS.add(host)
 
     def _read_framing(self, request: Request) -> None:
-        length = request.fields.get(b"content-length")
-        coding = request.fields.get(b"transfer-encoding")
+        length = request.fields.get("CONTENT_LENGTH")
+        coding = request.fields.get("HTTP_TRANSFER_ENCODING")
         if length is None:
             if request.version == "HTTP/1.0":
                 self._refuse("Transfer-Encoding in HTTP/1.0")
-            if coding is None or coding.lower() != b"chunked" or self._repeated(request, b"transfer-encoding"):
+            if coding is None or coding.lower() != "chunked":
                 self._refuse("unknown transfer coding")
             self._expect_body(request, None)
             return
         if coding is not None:
             self._refuse("both Content-Length and Transfer-Encoding")
-        if not length.isdigit() or self._repeated(request, b"content-length"):
+        if not (length.isascii() and length.isdigit()):
             self._refuse("malformed Content-Length")
         if len(length) > 19 or int(length) > self._limits.body:
             self._refuse("request body too large", 413)
@@ -385,13 +476,9 @@ class RequestParser:
     def _read_expectation(self, request: Request) -> None:
         if request.version == "HTTP/1.0":
             return  # RFC 9110 section 10.1.1: to be ignored
-        if request.fields[b"expect"].lower() != b"100-continue" or self._repeated(request, b"expect"):
+        if request.fields["HTTP_EXPECT"].lower() != "100-continue":
             self._refuse("unknown expectation", 417)
         self.awaits_continue = request.body is not None
-
-    def _repeated(self, request: Request, name: bytes) -> bool:
-        headers = request.headers
-        return len(headers) != len(request.fields) and [key for key, _ in headers].count(name) > 1
 
     # -- upgrades ------------------------------------------------------------------------------------------
 
@@ -408,25 +495,28 @@ class RequestParser:
 
     def _replay_framing(self, request: Request) -> None:
         assert self._llhttp is not None
-        if b"content-length" in request.fields:
-            framing = b"Content-Length: " + request.fields[b"content-length"]
+        if "CONTENT_LENGTH" in request.fields:
+            framing = b"Content-Length: " + request.fields["CONTENT_LENGTH"].encode()
         else:
             framing = b"Transfer-Encoding: chunked"
         keep = b"" if request.keep_alive else b"\r\nConnection: close"
-        left, waits = self._body_left, b"expect" in request.fields
+        left, waits = self._body_left, "HTTP_EXPECT" in request.fields
         self.finished = False
         self.arriving = True
-        self._begun = Request("POST", b"/", "HTTP/1.1")
+        self._begun = Request("POST", "/", "HTTP/1.1", "/")
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits
 
 
-def _kept(request: Request) -> bool:
+def _unquote(path: str) -> str:
+    return unquote_to_bytes(path).decode("latin-1")
+
+
+def _kept(fields: dict[str, str]) -> bool:
     """Whether an HTTP/1.0 client asks to keep the connection: llhttp also hears Proxy-Connection, and not "close"."""
-    said = b",".join(value for name, value in request.headers if name == b"connection").lower().split(b",")
-    options = {option.strip(b" \t") for option in said}
-    return b"keep-alive" in options and b"close" not in options
+    options = {option.strip(" \t") for option in fields.get("HTTP_CONNECTION", "").lower().split(",")}
+    return "keep-alive" in options and "close" not in options
 
 
 def _misunderstood(line: bytes) -> BadRequest:

@@ -28,7 +28,7 @@ from procman.wire.response import CONTINUE, plain
 from procman.workers.http_connection import SEND_TIMEOUT, Connection
 from procman.workers.http_timers import TimerQueue
 from procman.workers.http_unit import Units
-from procman.workers.wsgi import base_environ
+from procman.workers.wsgi_environ import base_environ, peer_environ
 
 if TYPE_CHECKING:
     from procman.workers.child import Child
@@ -172,11 +172,12 @@ class HttpWorker:
                 self._listen_again = monotonic() + _NO_DESCRIPTORS_PAUSE
             return  # else the client has gone before it was accepted, accept(2)
         sock.setblocking(False)
+        peer = address[:2] if isinstance(address, tuple) else ("", 0)
         connection = Connection(
             sock,
             RequestParser(self._limits, self._new_body),
-            peer=address[:2] if isinstance(address, tuple) else ("", 0),
-            base=base,
+            peer=peer,
+            environ=peer_environ(base, peer),
             leaving=self._closes_connections,
             poll=self._poll,
         )
@@ -219,7 +220,7 @@ class HttpWorker:
         if not count:
             self._close(connection)
             return
-        connection.parser.feed(self._view[:count])
+        connection.parser.feed(bytes(self._view[:count]))
         self._go_on(connection)
 
     def _go_on(self, connection: Connection) -> None:
@@ -275,7 +276,7 @@ class HttpWorker:
     def _refuse(self, connection: Connection, status: int, reason: str) -> None:
         """The last answer on a connection whose input can't be trusted any more."""
         head, body = plain(status, reason)
-        request = Request("GET", b"", "HTTP/1.1")
+        request = Request("GET", "", "HTTP/1.1")
         request.keep_alive = False
         connection.parser.requests.clear()
         connection.send([connection.head(request, head, b"", keep=False), body])

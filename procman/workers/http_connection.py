@@ -69,9 +69,9 @@ class Connection:
         "_out",
         "_poll",
         "_unsent",
-        "base",
         "closed",
         "closing",
+        "environ",
         "events",
         "fd",
         "lingers",
@@ -87,7 +87,7 @@ class Connection:
         parser: RequestParser,
         *,
         peer: tuple[str, int],
-        base: dict[str, Any],
+        environ: dict[str, Any],
         leaving: Callable[[], bool],
         poll: select.epoll,
     ) -> None:
@@ -95,7 +95,7 @@ class Connection:
         self.fd = sock.fileno()
         self.parser = parser
         self.peer = peer  # address and port; ("", 0) on a unix socket
-        self.base = base
+        self.environ = environ  # what all its requests have in common
         self.events = 0  # what epoll watches
         self.timer: TimerQueue[Connection] | None = None
         self.closing = False

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs
 
 from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, UnitAborted
 from procman.wire.response import plain
-from procman.workers.wsgi import ClientGone, Exchange, make_environ
+from procman.workers.wsgi import ClientGone, Exchange
+from procman.workers.wsgi_environ import make_environ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.http")
 
-RUN_JOB = b"/queue_job/runjob"
+_OF_PROXIES = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP")
+RUN_JOB = "/queue_job/runjob"
 
 
 class Units:
@@ -47,7 +49,7 @@ class Units:
             # Without a database there are no jobs of ours, and the path is the application's own affair.
             self._serve_job(request, connection)
             return
-        environ = make_environ(request, connection.base, connection.peer)
+        environ = make_environ(request, connection.environ)
         exchange = Exchange(request, connection)
         if self._signaling is None:
             work = partial(exchange.run, self._application, environ)
@@ -129,7 +131,7 @@ class Units:
     def _serve_job(self, request: Request, connection: Connection) -> None:
         """Run the job that the job runner of this machine asks for."""
         exchange = Exchange(request, connection)
-        asked = parse_qs(request.query.decode("latin-1"))
+        asked = parse_qs(request.query)
         database, uuid = asked.get("db", [""])[0], asked.get("job_uuid", [""])[0]
         if not _is_local(request, connection.peer[0]):
             exchange.replace(*plain(403, "jobs are run for this machine only"))
@@ -156,6 +158,6 @@ def _answer(exchange: Exchange, status: int, *, retry_after: int | None = None) 
 
 def _is_local(request: Request, address: str) -> bool:
     """Asked from this machine, and not by a proxy on it for somebody else."""
-    if any(name in request.fields for name in (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip")):
+    if any(name in request.fields for name in _OF_PROXIES):
         return False
     return address == "" or address == "::1" or address.removeprefix("::ffff:").startswith("127.")

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
 from procman.wire.response import LAST_CHUNK, ResponseHead, chunk
@@ -24,17 +22,6 @@ if TYPE_CHECKING:
 
 MOST_COLLECTED = 1024 * 1024  # bytes of a response that wait for the commit
 _BLOCK = 64 * 1024
-
-# Header -> environ key; "" for what the server itself has used up. Names with an underscore would get the key
-# of their twin with a dash (RFC 3875 section 4.1.18), which a proxy in front may have checked or removed: they
-# are left out.
-_KEYS = {
-    b"content-type": "CONTENT_TYPE",
-    b"content-length": "",
-    b"transfer-encoding": "",
-    b"expect": "",
-}
-_MOST_KEYS = 512
 
 
 class ClientGone(Exception):
@@ -299,69 +286,3 @@ class Exchange:
 
 def _nothing_is_held() -> bool:
     return False
-
-
-# -- environ -------------------------------------------------------------------------------------------------
-
-
-def base_environ(server_name: str, server_port: str) -> dict[str, Any]:
-    """What is the same in every request that comes in by one listening socket."""
-    return {
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": server_name,
-        "SERVER_PORT": server_port,
-        "SERVER_SOFTWARE": "procman",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "wsgi.file_wrapper": FileWrapper,
-        "wsgi.input_terminated": True,
-    }
-
-
-def make_environ(request: Request, base: dict[str, Any], peer: tuple[str, int]) -> dict[str, Any]:
-    """The environ of one request: PEP 3333, with RFC 3875's names.
-
-    The body has been read and unchunked, so CONTENT_LENGTH is its real size and Transfer-Encoding is no more.
-    """
-    environ = base.copy()
-    environ["REQUEST_METHOD"] = request.method
-    environ["PATH_INFO"] = request.path.decode("latin-1")
-    environ["QUERY_STRING"] = request.query.decode("latin-1")
-    environ["REQUEST_URI"] = request.target.decode("latin-1")
-    environ["SERVER_PROTOCOL"] = request.version
-    environ["REMOTE_ADDR"], port = peer
-    if port:
-        environ["REMOTE_PORT"] = str(port)
-    if request.body is None:
-        environ["wsgi.input"] = BytesIO()
-        if b"content-length" in request.fields:
-            environ["CONTENT_LENGTH"] = "0"
-    else:
-        environ["wsgi.input"] = request.body
-        environ["CONTENT_LENGTH"] = str(request.body_size)
-    for name, value in request.headers:
-        key = _KEYS.get(name)
-        if key is None:
-            key = _environ_key(name)
-        if key:
-            text = value.decode("latin-1")
-            environ[key] = text if key not in environ else _joined(key, environ[key], text)
-    if request.authority is not None:
-        environ["HTTP_HOST"] = request.authority.decode("latin-1")
-    return environ
-
-
-def _environ_key(name: bytes) -> str:
-    key = "" if b"_" in name else "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
-    if len(_KEYS) < _MOST_KEYS:
-        _KEYS[name] = key
-    return key
-
-
-def _joined(key: str, first: str, second: str) -> str:
-    # RFC 6265 section 5.4 for cookies, RFC 9110 section 5.3 for all others.
-    return f"{first}; {second}" if key == "HTTP_COOKIE" else f"{first},{second}"

@@ -31,20 +31,20 @@ def splits(data: bytes) -> Iterator[list[bytes]]:
 def parse(pieces: list[bytes]) -> RequestParser:
     parser = RequestParser(LIMITS)
     for piece in pieces:
-        parser.feed(memoryview(piece))
+        parser.feed(piece)
     return parser
 
 
 def seen(request: Request) -> dict[str, Any]:
     return {
         "method": request.method,
-        "path": request.path.decode("latin-1"),
-        "query": request.query.decode(),
+        "path": request.path,
+        "query": request.query,
         "version": request.version,
-        "headers": [[name.decode(), value.decode("latin-1")] for name, value in request.headers],
+        "headers": [[name.lower().decode(), value.decode("latin-1").rstrip(" \t")] for name, value in request.headers],
         "body": None if request.body is None else request.body.read().decode("latin-1"),
         "keep_alive": request.keep_alive,
-        "authority": None if request.authority is None else request.authority.decode(),
+        "authority": request.authority,
     }
 
 

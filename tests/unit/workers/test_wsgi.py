@@ -12,7 +12,8 @@ import pytest
 
 from procman.wire.http import Request, RequestParser
 from procman.wire.response import ResponseHead
-from procman.workers.wsgi import MOST_COLLECTED, Exchange, FileWrapper, base_environ, make_environ
+from procman.workers.wsgi import MOST_COLLECTED, Exchange, FileWrapper
+from procman.workers.wsgi_environ import base_environ, make_environ, peer_environ
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 BASE = base_environ("example.org", "80")
@@ -64,14 +65,14 @@ def call(app: App, raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", *, held: 
     client, asked = Recorder(), request(raw)
     exchange = Exchange(asked, client)
     exchange.held = lambda: held
-    exchange.run(app, make_environ(asked, BASE, ("127.0.0.1", 1234)))
+    exchange.run(app, make_environ(asked, peer_environ(BASE, ("127.0.0.1", 1234))))
     client.events.append("commit")
     exchange.finish()
     return client
 
 
 def environ(raw: bytes, peer: tuple[str, int] = ("127.0.0.1", 1234)) -> dict[str, Any]:
-    return make_environ(request(raw), BASE, peer)
+    return make_environ(request(raw), peer_environ(BASE, peer))
 
 
 # -- environ -------------------------------------------------------------------------------------------------
@@ -432,7 +433,7 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
     client, asked = Recorder(), request()
     exchange = Exchange(asked, client)
     exchange.held = lambda: True
-    exchange.run(blocks(b"never seen"), make_environ(asked, BASE, ("", 0)))
+    exchange.run(blocks(b"never seen"), make_environ(asked, peer_environ(BASE, ("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
     exchange.finish()
     assert client.sent == b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater"
@@ -441,7 +442,7 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
 def test_what_has_gone_out_can_only_be_broken_off() -> None:
     client, asked = Recorder(), request()
     exchange = Exchange(asked, client)
-    exchange.run(blocks(b"seen"), make_environ(asked, BASE, ("", 0)))
+    exchange.run(blocks(b"seen"), make_environ(asked, peer_environ(BASE, ("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
     assert client.aborted
     assert b"503" not in client.sent
