@@ -382,7 +382,14 @@ POOL = Table(
             "What asks a command to stop. Workers of the other kinds are asked over their channel.",
             of=PoolSpec,
         ),
-        _key("kill_timeout", Duration(), "From the dump of a stuck worker's stacks to SIGKILL.", of=PoolSpec),
+        _key("kill_timeout", Duration(), "From asking a unit to end to the stacks and SIGKILL.", of=PoolSpec),
+        _key(
+            "hang_timeout",
+            OrNone(Duration()),
+            "A worker that is in no unit and gives no sign of life for this long, although asked, is ended.",
+            of=PoolSpec,
+            kinds=WITH_UNITS,
+        ),
         _key("max_restarts", Integer(1), "So many young deaths within `restart_window` park the pool.", of=PoolSpec),
         _key("restart_window", Duration(), "See `max_restarts`.", of=PoolSpec),
         # What its processes run in.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from procman.config.addresses import EMBEDDED
 from procman.config.keys import DAEMON, DATABASE, POOL, UNBUILT, Nested
 from procman.config.rules import POSTGRES, is_dashboard
+from procman.config.values import OrNone
 from procman.core.spec import Kind
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _pool(pool: PoolSpec, *, embedded: bool) -> Iterator[str]:
             value = tuple(name for name in value if name != POSTGRES)
         if isinstance(key.type, Nested):
             nested += ["", f"[pools.{pool.name}.{key.name}]", *_lines(key.type.table, pool.kind, value)]
-        elif value is not None:
+        elif value is not None or isinstance(key.type, OrNone):
             yield f"{key.name} = {key.type.write(value)}"
     yield from nested
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core.deaths import expire_templates, template_gone, template_hangs, worker_gone
-from procman.core.effect import Concluded, Dump, Forget, Interrupt, Kill, Leave, Level, Outcome, Report, Serving
+from procman.core.effect import Concluded, Forget, Leave, Level, Outcome, Report, Serving
+from procman.core.limits import condemn, dump_or_kill, judge
 from procman.core.plan import plan
 from procman.core.pool import Pool
 from procman.core.reason import Reason
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from procman.core.effect import Effect
     from procman.core.event import Event
-    from procman.core.sample import Sample
     from procman.core.spec import PoolSpec
 
 
@@ -99,7 +99,7 @@ class Arbiter:
         match event:
             case ev.Tick():
                 return {name for name, deadline in self._deadlines.items() if deadline <= now}
-            case ev.TemplateReady(name) | ev.TemplateGone(name):
+            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.Sampled(name):
                 return {name}
             case ev.Begin() | ev.Configured() | ev.ShutdownAsked():
                 return set(self.pools)
@@ -132,6 +132,8 @@ class Arbiter:
                 yield from self._expire(now)
             case ev.TemplateReady() | ev.TemplateGone():
                 yield from self._template(event, now)
+            case ev.Sampled():
+                yield from self._judge(event, now)
             case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked() | ev.ScaleAsked():
                 yield from self._command(event, now)
             case ev.Configured():
@@ -161,12 +163,10 @@ class Arbiter:
             case ev.WorkerExited(_, status, chance, oom):
                 del self._workers[worker_id]
                 yield from worker_gone(pool, worker, status, now, chance=chance, oom=oom)
-            case ev.Sampled(_, sample):
-                yield from self._judge(pool, worker, sample, now)
             case ev.WorkerLost():
-                yield from self._condemn(pool, worker, Reason.LOST, now)
+                yield from condemn(pool, worker, Reason.LOST, now)
             case ev.KillAsked():
-                yield from self._condemn(pool, worker, Reason.KILLED_BY_USER, now)
+                yield from condemn(pool, worker, Reason.KILLED_BY_USER, now)
             case ev.RetireAsked(_, grace, signum):
                 yield from pool.retire(worker, Reason.KILLED_BY_USER, now, grace=grace, signum=signum)
             case _:
@@ -190,46 +190,14 @@ class Arbiter:
                 yield pool.report("boot_failed", text, Level.ERROR, worker=worker, details={"traceback": traceback})
             case ev.WorkerDumped():
                 if worker.move(Input.DUMPED, now):
-                    yield from self._dump_or_kill(pool, worker)
+                    yield from dump_or_kill(pool, worker)
 
-    def _judge(self, pool: Pool, worker: Worker, sample: Sample, now: float) -> Iterator[Effect]:
-        """Is the worker past a limit: ``time_real`` of its unit or, between units, the end of a graceful drain?"""
-        if worker.state not in (State.READY, State.DRAINING):
-            return
-        if sample.unit is None:
-            if worker.state is State.DRAINING and worker.deadline is None:
-                over = worker.idle_drain_over(sample.beat)
-                worker.look_at = over
-                if now >= over:
-                    yield from self._condemn(pool, worker, Reason.GRACE_EXPIRED, now)
-        elif (limit := worker.spec.limits.time_real) is not None:
-            yield from self._judge_unit(pool, worker, sample.unit_started, limit, now)
-
-    def _judge_unit(self, pool: Pool, worker: Worker, started: float, limit: float, now: float) -> Iterator[Effect]:
-        """First the unit is asked to end, then come the stacks, then SIGKILL."""
-        if now < started + limit:
-            worker.look_at = started + limit
-        elif worker.interrupted_unit == started:
-            yield from self._condemn(pool, worker, Reason.REAL_TIME, now)
-        else:
-            worker.interrupted_unit = started
-            worker.look_at = now + worker.spec.kill_timeout
-            text = f"Worker {worker.label} is in one unit for {now - started:.1f} s, limit {limit:g} s"
-            yield pool.report("over_time", text, Level.WARNING, worker=worker, reason=Reason.REAL_TIME)
-            yield Interrupt(worker.id, Reason.REAL_TIME)
-
-    def _condemn(self, pool: Pool, worker: Worker, reason: Reason, now: float) -> Iterator[Effect]:
-        if worker.move(Input.CONDEMN, now, reason=reason):
-            yield from self._dump_or_kill(pool, worker)
-
-    def _dump_or_kill(self, pool: Pool, worker: Worker) -> Iterator[Effect]:
-        reason = worker.reason or Reason.KILLED_BY_USER
-        if worker.state is State.DUMPING:
-            yield Dump(worker.id, reason)
-        else:
-            text = f"Worker {worker.label} is killed: {reason}"
-            yield pool.report("killing", text, Level.WARNING, worker=worker, reason=reason)
-            yield Kill(worker.id)
+    def _judge(self, event: ev.Sampled, now: float) -> Iterator[Effect]:
+        pool = self.pools.get(event.pool)
+        for worker_id, sample in event.samples:
+            worker = pool.workers.get(worker_id) if pool else None
+            if pool is not None and worker is not None:
+                yield from judge(pool, worker, sample, now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for name in [name for name, deadline in self._deadlines.items() if deadline <= now]:
@@ -245,7 +213,7 @@ class Arbiter:
         again = worker.state is State.KILLING
         if not worker.move(Input.EXPIRE, now):
             return
-        yield from self._dump_or_kill(pool, worker)
+        yield from dump_or_kill(pool, worker)
         if again:
             text = f"Worker {worker.label} does not die of SIGKILL"
             yield pool.report("unkillable", text, Level.CRITICAL, worker=worker)
@@ -339,7 +307,7 @@ class Arbiter:
     def _hasten(self, pool: Pool, worker: Worker, haste: ev.Haste, now: float) -> Iterator[Effect]:
         if haste is ev.Haste.NOW:
             if worker.move(Input.KILL, now, reason=worker.reason or Reason.SHUTDOWN):
-                yield from self._dump_or_kill(pool, worker)
+                yield from dump_or_kill(pool, worker)
         elif haste is ev.Haste.BOUNDED and worker.state is State.DRAINING and worker.deadline is None:
             worker.deadline = now + pool.spec.stop_timeout
 

@@ -46,7 +46,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """Abort the unit the worker is in, by an exception in its main thread."""
+    """Abort the unit the worker is in, by an exception; what it waits for in PostgreSQL is cancelled."""
 
     worker: int
     reason: Reason
@@ -69,7 +69,15 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Read the worker's record; answered at once by Sampled."""
+    """Read the records of these workers of one pool; answered at once by Sampled."""
+
+    pool: str
+    workers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask the worker for a sign of life, which will show in its record."""
 
     worker: int
 
@@ -145,6 +153,7 @@ Effect = (
     | Dump
     | Kill
     | Look
+    | Ping
     | Forget
     | Report
     | Concluded

@@ -109,10 +109,10 @@ class WorkerExited:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The answer to the effect `Look`."""
+    """The answer to the effect `Look`: (worker, what its record says), of one pool."""
 
-    worker: int
-    sample: Sample
+    pool: str
+    samples: tuple[tuple[int, Sample], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What the arbiter and its children say to each other over a worker's channel.
 
-The arbiter speaks `Boot`, `Fork`, `Retire`; children speak the rest. The end of the file of a channel says,
+The arbiter speaks `Boot`, `Fork`, `Retire`, `Ping`; children speak the rest. The end of the file of a channel says,
 to either side and at once, that the other is gone. Per request nothing is said: that is what the scoreboard
 is for.
 """
@@ -68,6 +68,11 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """To a worker that has been silent: show in your record that you are alive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
     """From a worker that was just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
@@ -100,5 +105,5 @@ class Dumped:
     text: str
 
 
-ToChild = Boot | Fork | Retire
+ToChild = Boot | Fork | Retire | Ping
 FromChild = Forked | Ready | Failed | Retiring | Dumped

@@ -215,17 +215,23 @@ def _conclude_roll(pool: Pool) -> Iterator[Effect]:
 
 def _look_at_workers(pool: Pool, now: float) -> Iterator[Effect]:
     """Ask for a look at workers that may have passed a limit, no sooner than they can have."""
+    due = []
     for worker in pool.workers.values():
-        if worker.look_at is None and worker.state is not State.DRAINING and worker.spec.limits.time_real is None:
+        if worker.look_at is not None and worker.look_at > now and worker.state is State.READY:
             continue  # most workers, most of the time
         interval = worker.look_interval
         if interval is None:
             worker.look_at = None
-        elif worker.look_at is None or worker.look_at > now + interval:
+        elif worker.look_at is not None and worker.look_at <= now:
             worker.look_at = now + interval
-        elif worker.look_at <= now:
-            worker.look_at = now + interval
-            yield Look(worker.id)
+            due.append(worker.id)
+        else:
+            worker.look_at = min(now + interval, worker.look_at or now + interval)
+    if due:
+        # And with them at those whose turn is near: so that all are looked at together in the end.
+        near = now + (pool.workers[due[0]].look_interval or 0.0) / 10
+        looks = {worker.id: worker.look_at for worker in pool.workers.values() if worker.id not in due}
+        yield Look(pool.name, (*due, *(worker for worker, at in looks.items() if at is not None and at <= near)))
 
 
 def _note_serving(pool: Pool) -> Iterator[Effect]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 class Sample:
     """Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
 
-    ``unit`` is None while the worker is between units; then the figures of the unit are those of the last one.
+    ``cpu_from`` is the reading of the process's CPU clock from which the CPU time of the unit counts, or a little
+    before that. ``unit`` is None while the worker is between units; then the figures of the unit are those of the last
+    one.
     """
 
     pid: int
@@ -24,6 +26,8 @@ class Sample:
     cache_hits: int
     cache_misses: int
     beat: float
+    cpu_from: float = 0.0
+    unit_cpu: float | None = None  # seconds of CPU that the unit has used, at least; None: not looked at
 
     def unit_seconds(self, now: float) -> float | None:
         """How long the worker has been in its unit; None between units."""

@@ -154,7 +154,8 @@ class PoolSpec:
     start_timeout: float = 60.0
     stop_timeout: float = 30.0
     stop_signal: str = "TERM"  # exec pools only; workers that speak the channel are asked over it
-    kill_timeout: float = 2.0  # from the stack dump to SIGKILL
+    kill_timeout: float = 2.0  # from asking a unit to end to the stack dump and SIGKILL
+    hang_timeout: float | None = 60.0  # without a sign of life, outside of units
     backoff: Backoff = field(default_factory=Backoff)
     max_restarts: int = 5  # rounds of young deaths within restart_window before the pool is parked
     restart_window: float = 60.0
@@ -165,6 +166,11 @@ class PoolSpec:
     umask: int | None = None
     nice: int | None = None
     rlimits: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def concurrent(self) -> bool:
+        """Workers can be in several units at a time, while a loop of their own goes on."""
+        return self.kind is Kind.LONGPOLLING or (isinstance(self.work, HttpWork) and self.work.threads > 1)
 
     @property
     def templated(self) -> bool:

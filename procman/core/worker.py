@@ -21,6 +21,7 @@ from procman.core.spec import ExecWork, Kind
 if TYPE_CHECKING:
     from procman.core.spec import PoolSpec
 
+ANSWER_PATIENCE = 10.0  # seconds for a worker to answer that it is alive; it takes a fraction of a millisecond
 LEAST_LOOK = 0.5  # seconds between looks at a worker, at least
 KILL_AGAIN = 5.0  # seconds after which a SIGKILL that had no effect is sent, and reported, again
 FORK_PATIENCE = 5.0  # seconds for a template to fork a worker, which takes it some milliseconds
@@ -93,7 +94,10 @@ class Worker:
     deadline: float | None = None
     ready_by: float | None = None  # exec: ready by having lived until then
     look_at: float | None = None
-    interrupted_unit: float | None = None
+    interrupted_unit: float | None = None  # the unit that was asked to end, by its start; when, and why
+    interrupted_at: float = 0.0
+    interrupted_for: Reason = Reason.REAL_TIME
+    asked_at: float | None = None  # when it was asked for a sign of life that has not come yet
     reason: Reason | None = None
     failure: str = ""
 
@@ -121,10 +125,18 @@ class Worker:
         """Seconds after which a look at the worker's record can show that it has passed a limit; None: never."""
         if self.state not in (State.READY, State.DRAINING) or not self.dumpable:
             return None
-        limits = [] if self.spec.limits.time_real is None else [self.spec.limits.time_real]
+        limits = self.spec.limits
+        seconds = [limit for limit in (limits.time_real, limits.time_cpu) if limit is not None]
+        if self.spec.hang_timeout is not None:
+            seconds.append(self.spec.hang_timeout - self.patience)
         if self.state is State.DRAINING and self.deadline is None:
-            limits.append(max(self.spec.stop_timeout, LEAST_LOOK))
-        return min(limits, default=None)
+            seconds.append(max(self.spec.stop_timeout, LEAST_LOOK))
+        return min(seconds, default=None)
+
+    @property
+    def patience(self) -> float:
+        """Seconds, the last ones of ``hang_timeout``, in which a silent worker may answer."""
+        return min(ANSWER_PATIENCE, (self.spec.hang_timeout or 0.0) / 2)
 
     def lived(self, now: float) -> float:
         """Seconds since it became ready; 0 if it never did."""

@@ -177,6 +177,14 @@ class Children:
         if worker is not None:
             self.send_signal(worker, process.INTERRUPT)
 
+    def ping(self, worker_id: int) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.channel is not None:
+            try:
+                worker.channel.send(say.Ping())
+            except ChannelClosed:
+                pass  # it has not read for so long that there is no room, or is gone
+
     def kill(self, worker_id: int) -> None:
         worker = self.workers.get(worker_id)
         if worker is None:

@@ -31,6 +31,7 @@ from procman.daemon.commands import Commands
 from procman.daemon.figures import Figures
 from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
+from procman.daemon.looking import with_cpu_of_unit
 from procman.daemon.loop import Loop
 from procman.daemon.place import Place
 from procman.daemon.stacks import StackDumper
@@ -203,16 +204,24 @@ class Daemon:
                 self.children.kill(worker)
             case do.Dump(worker):
                 self._dump(worker)
-            case do.Look(worker):
-                self._look(worker)
+            case do.Ping(worker):
+                self.children.ping(worker)
+            case do.Look(pool, workers):
+                self._look(pool, workers)
 
     def _dump(self, worker: int) -> None:
         if (process := self.children.workers.get(worker)) is not None:
             self.dumper.dump(process, lambda stacks: self._on_evidence(worker, stacks))
 
-    def _look(self, worker: int) -> None:
-        if (process := self.children.workers.get(worker)) is not None and process.record is not None:
-            self.emit(ev.Sampled(worker, self._board.read(process.record)))
+    def _look(self, pool: str, workers: tuple[int, ...]) -> None:
+        now = monotonic()
+        processes = [process for worker in workers if (process := self.children.workers.get(worker)) is not None]
+        samples = [
+            (process.id, with_cpu_of_unit(process, self._board.read(process.record), now))
+            for process in processes
+            if process.record is not None
+        ]
+        self.emit(ev.Sampled(pool, tuple(samples)))
 
     def _report(self, report: do.Report) -> None:
         log.log(

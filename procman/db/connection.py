@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 SUSPECT_AFTER = 60.0  # a connection idle for longer is asked for a sign of life before it is used
+CHECK_CLIENT_EVERY = 500  # milliseconds between looks of the server, during a statement, whether we are still there
 PATIENCE = 10.0  # how long `ConnectionPool.borrow` waits for one of its connections to come back
 
 # libpq's names (PostgreSQL, 32.1.2). A dead peer is noticed after 30 + 3 * 10 seconds, and data that is not
@@ -110,8 +111,24 @@ def connect(url: str, *, application_name: str = "procman", autocommit: bool = T
         connection: Connection = psycopg2.connect(dsn, connection_factory=Connection, cursor_factory=Cursor)
     except psycopg2.OperationalError as error:
         raise ServerAway(f"PostgreSQL can't be reached: {in_short(error)}") from error
+    connection.autocommit = True
+    if "client_connection_check_interval" not in dsn:
+        _have_the_end_noticed(connection)
     connection.autocommit = autocommit
     return connection
+
+
+def _have_the_end_noticed(connection: Connection) -> None:
+    # Else a statement of a process that was killed runs to its end (PostgreSQL, 20.3.3, which needs 14 for it). Set by
+    # a statement: as an option of the connection, poolers would refuse it.
+    if connection.info.server_version < 140000:
+        return
+    try:
+        execute(connection, f"SET client_connection_check_interval = {CHECK_CLIENT_EVERY}")
+    except psycopg2.Error as error:
+        if is_away(error, connection):
+            connection.close()
+            raise ServerAway(f"PostgreSQL can't be reached: {in_short(error)}") from error
 
 
 def execute(connection: Connection, statement: str) -> psycopg2.extensions.cursor:

@@ -19,7 +19,7 @@ RECORD_SIZE = 512
 _WORDS = RECORD_SIZE // 8
 
 _SEQUENCE, _PID, _USER, _QUERIES, _REQUESTS, _ERRORS, _HITS, _MISSES, _BUSY = range(9)
-_STARTED, _QUERY_SECONDS, _BEAT = range(16, 19)
+_STARTED, _QUERY_SECONDS, _BEAT, _CPU_FROM = range(16, 20)
 _DATABASE_AT, _DATABASE_SIZE = 192, 64
 _UNIT_AT, _UNIT_SIZE = 256, 256
 
@@ -87,6 +87,7 @@ class Scoreboard:
             cache_hits=ints[_HITS],
             cache_misses=ints[_MISSES],
             beat=floats[_BEAT],
+            cpu_from=floats[_CPU_FROM],
         )
 
 
@@ -131,6 +132,10 @@ class Record:
         """Say that the worker is alive between units."""
         self._floats[_BEAT] = monotonic()
 
+    def cpu_from(self, clock: float) -> None:
+        """The unit's CPU time counts from this reading of the process's CPU clock, in seconds, or a little before."""
+        self._floats[_CPU_FROM] = clock
+
     def in_database(self, database: str) -> None:
         """The unit uses this database."""
         self._ints[_SEQUENCE] += 1
@@ -152,6 +157,11 @@ class Record:
     def cache(self, *, hit: bool) -> None:
         """One more look into a cache."""
         self._ints[_HITS if hit else _MISSES] += 1
+
+    @property
+    def last_seconds(self) -> float:
+        """How long the last unit took."""
+        return self._floats[_BEAT] - self._floats[_STARTED]
 
     @property
     def requests(self) -> int:

@@ -22,6 +22,8 @@ PR_SET_CHILD_SUBREAPER = 36
 MOST_DESCRIPTORS = 65536
 # Asks a worker to end the unit it is in. A real-time signal, because applications use ALRM, USR1 and USR2.
 INTERRUPT = signal.SIGRTMIN + 1
+# Sent with it: cancels what the unit waits for in PostgreSQL.
+CANCEL = signal.SIGRTMIN + 2
 
 CHANNEL_FD = 3  # where an executed child finds its channel
 

@@ -14,25 +14,26 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
-import gc
 import logging
-import math
 import os
 import resource
 import signal
 import socket
+import sys
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Dumped, Failed, Ready, Retire, Retiring, cut
+from procman.core.lifecycle import Dumped, Failed, Ping, Ready, Retire, Retiring, cut
 from procman.core.reason import Reason
 from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
 from procman.observe import whom
-from procman.observe.memory import memory
 from procman.observe.stacks import format_stacks
-from procman.unix.process import INTERRUPT
+from procman.unix.process import CANCEL, INTERRUPT
+from procman.workers.canceller import Canceller
+from procman.workers.cpu import CpuLimit
+from procman.workers.memory import SoftMemory
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -47,8 +48,7 @@ log = logging.getLogger("procman.worker")
 # Seconds from the end of the arbiter's channel to its own.
 ORPHANED_PATIENCE = 1.0
 
-# Looking at memory costs a system call or two; a leak shows itself just as well every so many units.
-UNITS_PER_MEMORY_LOOK = 16
+IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, CANCEL)
 
 
 class Child:
@@ -81,7 +81,7 @@ class Child:
         self._told_by_signal = False
         self._dump_fd = dump_fd
         self._in_unit = False
-        self._next_memory_look = UNITS_PER_MEMORY_LOOK
+        self._interrupted = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -89,6 +89,12 @@ class Child:
         random = Random(os.getpid() ^ seat.record)
         limits = spec.limits
         self._most_requests = limits.requests and limits.requests + random.randint(0, limits.requests_jitter)
+        self._cpu = None if limits.time_cpu is None else CpuLimit(limits.time_cpu, record, self._on_cpu_used)
+        soft = limits.memory_soft
+        self._memory = None if soft is None else SoftMemory(soft, limits.memory_metric, self.name)
+        # Where units run in the main thread; a loop that goes on meanwhile needs no help.
+        cancels = limits.time_real is not None and not spec.concurrent and uses_database(database)
+        self._canceller = Canceller(self._waits_for_interruption) if cancels else None
         self._age_deadline = limits.age and monotonic() + limits.age + random.random() * limits.age_jitter
 
     # -- life cycle ---------------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ class Child:
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(signal.SIGIO, self._on_channel)
         signal.signal(signal.SIGQUIT, self._on_dump)
-        for ignored in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+        for ignored in IGNORED:
             signal.signal(ignored, signal.SIG_IGN)
         # chain: faulthandler writes from the C handler, then the handler above gets its turn.
         faulthandler.register(signal.SIGQUIT, file=self._dump_fd, all_threads=True, chain=True)
@@ -113,6 +119,10 @@ class Child:
             # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (self.spec.limits.memory_hard, hard))
+        if self._cpu is not None:
+            self._cpu.start()
+        if self._canceller is not None:
+            self._canceller.start()
 
     def _watch_channel(self) -> None:
         # O_ASYNC: SIGIO tells us of the end of the file even in the middle of a unit (fcntl(2), F_SETOWN).
@@ -157,6 +167,8 @@ class Child:
                 os.close(fd)
             if isinstance(message, Retire):
                 self.retire(message.reason)
+            elif isinstance(message, Ping):
+                self.record.beat()
 
     def _lost(self) -> None:
         """The arbiter is gone: finish the unit and go, and give up the addresses at once.
@@ -197,9 +209,10 @@ class Child:
     def begin_unit(self, name: str) -> None:
         """A unit begins: from here on limits act on it. One at a time, in the main thread."""
         self.record.begin(name)
+        self._interrupted = False
         self._in_unit = True
-        if self.spec.limits.time_cpu is not None:
-            self._arm_cpu_limit(self.spec.limits.time_cpu)
+        if self._cpu is not None:
+            self._cpu.begin()
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may retire this worker."""
@@ -208,9 +221,13 @@ class Child:
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
             os._exit(0)
         self._in_unit = False
+        if self._cpu is not None:
+            self._cpu.end()
         self.record.end(failed=failed)
         if self.retiring is None:
             self.check_limits()
+            if self._memory is not None and self._memory.exceeded_after(self.record.last_seconds):
+                self.retire(Reason.MEMORY_SOFT)
 
     @property
     def age_deadline(self) -> float | None:
@@ -218,30 +235,11 @@ class Child:
         return self._age_deadline
 
     def check_limits(self) -> None:
-        """Retire if a limit between units is reached."""
+        """Retire if this worker has done its share of units, or is too old."""
         if self._most_requests is not None and self.record.requests >= self._most_requests:
             self.retire(Reason.MAX_REQUESTS)
         elif self._age_deadline is not None and monotonic() >= self._age_deadline:
             self.retire(Reason.MAX_AGE)
-        elif self.spec.limits.memory_soft is not None and self.record.requests >= self._next_memory_look:
-            self._look_at_memory(self.spec.limits.memory_soft)
-
-    def _look_at_memory(self, most: int) -> None:
-        self._next_memory_look = self.record.requests + UNITS_PER_MEMORY_LOOK
-        metric = self.spec.limits.memory_metric
-        if memory(os.getpid(), metric) <= most:
-            return
-        gc.collect()
-        used = memory(os.getpid(), metric)
-        if used > most:
-            log.info("Worker %s (%d) memory limit reached: %s %d > %d", self.name, os.getpid(), metric, used, most)
-            self.retire(Reason.MEMORY_SOFT)
-
-    def _arm_cpu_limit(self, seconds: float) -> None:
-        # setrlimit(2): at the soft limit SIGXCPU comes, and again each second; whole seconds only.
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
     # -- signals ------------------------------------------------------------------------------------------
 
@@ -252,16 +250,27 @@ class Child:
         self.retire(Reason.KILLED_BY_USER)
 
     def _on_cpu_limit(self, signum: int, frame: FrameType | None) -> None:
+        self._on_cpu_used()
+
+    def _on_cpu_used(self) -> None:
         if self._in_unit:
             log.warning("Worker %s (%d) CPU time limit of the unit reached", self.name, os.getpid())
             self.retire(Reason.CPU_TIME)
             raise UnitAborted(Reason.CPU_TIME)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._interrupted = True
         if self._in_unit:
             log.warning("Worker %s (%d) real time limit of the unit reached", self.name, os.getpid())
             self.retire(Reason.REAL_TIME)
+            if self._canceller is not None:
+                # Or the cancellation that is under way could strike the statement that rolls back, or the next one.
+                with self._canceller.busy:
+                    pass
             raise UnitAborted(Reason.REAL_TIME)
+
+    def _waits_for_interruption(self) -> bool:
+        return self._in_unit and not self._interrupted
 
     def _on_channel(self, signum: int, frame: FrameType | None) -> None:
         if (channel := self._channel) is not None and channel.ended():
@@ -276,3 +285,8 @@ class Child:
                 channel.send(message)
             except ChannelClosed:
                 pass  # seen by attend() as well, which draws the conclusion
+
+
+def uses_database(database: DatabaseSpec | None) -> bool:
+    """Units may wait for PostgreSQL: over procman's connections, or over the application's own."""
+    return database is not None or "psycopg2" in sys.modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from procman.core import effect as do
 from procman.core import event as ev
@@ -53,6 +54,9 @@ class World:
         self.undumpable = set()  # names of pools whose workers never show their stacks
         self.frozen = set()  # templates (pool, generation) that do not fork when asked
         self.unit_started = {}  # worker id -> when the unit that it is in has begun
+        self.beats = {}  # worker id -> when it last showed that it is alive
+        self.cpu_share = 0.0  # how much of its time a unit spends on the CPU
+        self.hung = set()  # names of pools whose workers do not answer when asked whether they are alive
         self.left = None
         self._queue = deque()
 
@@ -139,6 +143,7 @@ class World:
                 self._queue.append(ev.TemplateGone(name, generation, "", self.chance))
             case do.Spawn(worker, spec, _, _):
                 self.alive[worker] = effect
+                self.beats[worker] = self.now
                 if (spec.name, effect.generation) in self.frozen:
                     return
                 self._queue.append(ev.WorkerSpawned(worker, 1000 + worker))
@@ -161,10 +166,19 @@ class World:
             case do.Kill(worker):
                 if worker in self.alive:
                     self._end(worker, -9)
-            case do.Look(worker):
-                self._queue.append(ev.Sampled(worker, sample(self.unit_started.get(worker))))
+            case do.Look(name, workers):
+                samples = [(each, self._sample(each)) for each in workers]
+                self._queue.append(ev.Sampled(name, tuple(samples)))
+            case do.Ping(worker):
+                if worker in self.alive and self.alive[worker].spec.name not in self.hung:
+                    self.beats[worker] = self.now
             case do.Leave(status):
                 self.left = status
+
+    def _sample(self, worker):
+        started = self.unit_started.get(worker)
+        cpu = None if started is None else (self.now - started) * self.cpu_share
+        return replace(sample(started), beat=self.beats[worker], unit_cpu=cpu)
 
     def _end(self, worker, status):
         del self.alive[worker]

@@ -94,6 +94,7 @@ VALUES = {
         "stop_timeout": durations,
         "stop_signal": st.sampled_from(["TERM", "SIGINT", "USR2"]),
         "kill_timeout": durations,
+        "hang_timeout": or_none(durations),
         "max_restarts": whole,
         "restart_window": durations,
         "working_dir": paths,
