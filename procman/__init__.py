@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from procman.version import __version__
 
 if TYPE_CHECKING:
-    from procman import bus
+    from procman import bus, rpc
     from procman.crontab import cron
     from procman.jobs import job
     from procman.observe.whom import set_user
+    from procman.rpc import expose
     from procman.signaling import (
         cached,
         cursor,
@@ -33,12 +34,14 @@ __all__ = [
     "cached",
     "cron",
     "cursor",
+    "expose",
     "invalidate",
     "job",
     "registry",
     "registry_loader",
     "reload_registry",
     "retryable",
+    "rpc",
     "set_user",
     "transaction",
 ]
@@ -47,6 +50,7 @@ _HOME = {
     "cached": "procman.signaling",
     "cron": "procman.crontab",
     "cursor": "procman.signaling",
+    "expose": "procman.rpc",
     "invalidate": "procman.signaling",
     "job": "procman.jobs",
     "registry": "procman.signaling",
@@ -57,12 +61,14 @@ _HOME = {
     "transaction": "procman.signaling",
 }
 
+_PACKAGES = ("bus", "rpc")
+
 
 if not TYPE_CHECKING:  # to a type checker it would say that there is every name
 
     def __getattr__(name: str) -> Any:
-        if name == "bus":
-            return import_module("procman.bus")
+        if name in _PACKAGES:
+            return import_module(f"procman.{name}")
         if name in _HOME:
             return getattr(import_module(_HOME[name]), name)
         raise AttributeError(f"module 'procman' has no attribute {name!r}")

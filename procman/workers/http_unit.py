@@ -8,6 +8,7 @@ the same request may well succeed; the client is gone - nothing. In every case t
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -42,6 +43,8 @@ class Units:
             from procman import signaling
 
             self._signaling = signaling
+        # Who exposes functions has imported it.
+        self._rpc: Any = sys.modules.get("procman.rpc")
 
     def serve(self, request: Request, connection: Connection) -> None:
         """Answer the request: everything from the call of the application to the first attempt to send."""
@@ -51,7 +54,9 @@ class Units:
             return
         environ = make_environ(request, connection.environ)
         exchange = Exchange(request, connection)
-        if self._signaling is None:
+        if self._rpc is not None and self._rpc.serves(request.path):
+            work = partial(exchange.run, self._rpc.application, environ)  # each call is a transaction of its own
+        elif self._signaling is None:
             work = partial(exchange.run, self._application, environ)
         else:
             work = partial(self._transact, exchange, environ)

@@ -114,6 +114,7 @@ class Service:
 
     def __init__(self, directory: Path, app: str, *, unix: bool = False, **policy: Any) -> None:
         limits = policy.pop("limits", Limits())
+        working_dir = policy.pop("working_dir", str(HERE))
         self.directory = directory
         self.bound = UnixAddress(path=str(directory / "s")) if unix else TcpAddress(host="127.0.0.1", port=0)
         self.listener = bind(self.bound)
@@ -125,7 +126,7 @@ class Service:
             work=HttpWork(app=app, binds=(self.bound,), **policy),
             workers=2,
             limits=limits,
-            working_dir=str(HERE),
+            working_dir=working_dir,
         )
 
     def start(self, *, ready: bool = True, database: str | None = None) -> Worker:
