@@ -9,18 +9,18 @@ from ipaddress import IPv6Address
 # RFC 3986 section 3.2.2, with two exceptions. No comma: two hosts that somebody has joined to a list would pass for
 # a name. And a zone (RFC 6874), which some clients leave in.
 _AUTHORITY = re.compile(
-    rb"(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%[0-9A-Za-z._~%-]+)?\]|(?:[0-9A-Za-z._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)"
-    rb"(?::(?P<port>[0-9]{0,5}))?"
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)(?:%[0-9A-Za-z._~%-]+)?\]|(?:[0-9A-Za-z._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)"
+    r"(?::(?P<port>[0-9]{0,5}))?"
 )
 
 
 @lru_cache(maxsize=256)
-def is_authority(text: bytes) -> bool:
+def is_authority(text: str) -> bool:
     """The text is a host that is not empty, with or without a port (RFC 9110 section 7.2)."""
     match = _AUTHORITY.fullmatch(text)
     if match is None or int(match["port"] or 0) > 65535:
         return False
-    return match["six"] is None or _is_ipv6(match["six"].decode("ascii"))
+    return match["six"] is None or _is_ipv6(match["six"])
 
 
 def _is_ipv6(text: str) -> bool:

@@ -20,27 +20,47 @@ from procman.errors import BadRequest
 from procman.wire.authority import is_authority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 UNIX = "unix"  # stands for whoever comes by a unix socket
 
-FORWARDED = b"forwarded"
-FOR, PROTO, HOST, PORT = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"
+FORWARDED = "forwarded"
+FOR, PROTO, HOST, PORT = "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"
 ALL = frozenset((FORWARDED, FOR, PROTO, HOST, PORT))
 
-_SCHEMES = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
+REAL_IP = "x-real-ip"
+_PREFIX = b"x-forwarded-"
+
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _MOST_REMEMBERED = 1024
 
 # RFC 7239 section 4: pairs of one element; a value is a token or a quoted string (RFC 9110 section 5.6.4). Some
 # proxies leave out the quotes around an address with a colon or brackets, which can be read in one way only.
 _PAIR = re.compile(
-    rb"""[ \t]*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)=
+    r"""[ \t]*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)=
     (?:(?P<token>[!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+)|"(?P<quoted>(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*)")
     [ \t]*(?P<end>[;,]|\Z)""",
     re.VERBOSE,
 )
-_EMPTY_ELEMENT = re.compile(rb"[ \t]*(?:,|\Z)")
+_EMPTY_ELEMENT = re.compile(r"[ \t]*(?:,|\Z)")
+_QUOTED, _ESCAPED = re.compile(r'(["\\])'), r"\\\1"
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+def is_told(name: bytes) -> bool:
+    """The header is one by which a proxy tells of its client."""
+    name = name.lower()
+    return name.startswith(_PREFIX) or name in (b"forwarded", b"x-real-ip")
+
+
+def told(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str] | None:
+    """These headers by their names in lower case, several of one name joined; None when there are none."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if is_told(name) and b"_" not in name:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+            found[key] = f"{found[key]}, {text}" if key in found else text
+    return found or None
 
 
 class Trust:
@@ -87,27 +107,25 @@ class Origin:
     address: str | None = None
     port: int | None = None
     scheme: str | None = None
-    host: bytes | None = None
+    host: str | None = None
     server_port: int | None = None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-def origin(headers: Sequence[tuple[bytes, bytes]], trust: Trust, written: frozenset[bytes] = ALL) -> Origin:
+def origin(told: Mapping[str, str], trust: Trust, written: frozenset[str] = ALL) -> Origin:
     """What the trusted peer, and the trusted ones before it, say; raises BadRequest when it can't be understood.
 
-    ``written`` are the headers, out of `ALL`, that the proxies write; the others are not looked at.
+    ``told`` are headers by their names in lower case, several of one name joined with commas. ``written`` are those
+    that the proxies write, out of `ALL`; the others are not looked at.
     """
-    said: dict[bytes, list[bytes]] = {}
-    for name, value in headers:
-        if name in written:
-            said.setdefault(name, []).append(value)
+    said = {name: value for name, value in told.items() if name in written}
     if not said:
         return Origin()
     if FORWARDED not in said:
-        return _from_x_forwarded({name: b",".join(values) for name, values in said.items()}, trust)
+        return _from_x_forwarded(said, trust)
     if len(said) > 1:
         raise BadRequest("both Forwarded and X-Forwarded headers, of which only one can be the proxy's")
-    return _from_forwarded(b",".join(said[FORWARDED]), trust)
+    return _from_forwarded(said[FORWARDED], trust)
 
 
 def node(text: str) -> tuple[str, int | None] | None:
@@ -127,15 +145,15 @@ def node(text: str) -> tuple[str, int | None] | None:
 # -- X-Forwarded -----------------------------------------------------------------------------------------------
 
 
-def _from_x_forwarded(said: dict[bytes, bytes], trust: Trust) -> Origin:
-    hops = _list(said.get(FOR, b""))
+def _from_x_forwarded(said: dict[str, str], trust: Trust) -> Origin:
+    hops = _list(said.get(FOR, ""))
     nodes = [_x_forwarded_node(hop) for hop in hops]
     at = _client(nodes, trust)
     address, port = nodes[at] or (None, None) if at < len(nodes) else (None, None)
     chosen = {name: _beside(_list(value), at, len(hops)) for name, value in said.items() if name != FOR}
     headers = [(name, value) for name, value in chosen.items() if value]
     if hops[at:]:
-        headers.append((FOR, b", ".join(hops[at:])))
+        headers.append((FOR, ", ".join(hops[at:])))
     return Origin(
         address=address or None,
         port=port,
@@ -146,14 +164,14 @@ def _from_x_forwarded(said: dict[bytes, bytes], trust: Trust) -> Origin:
     )
 
 
-def _x_forwarded_node(text: bytes) -> tuple[str, int | None] | None:
+def _x_forwarded_node(text: str) -> tuple[str, int | None] | None:
     # nginx writes "unix:" for a client of a unix socket.
-    return ("", None) if text == b"unix:" else node(text.decode("latin-1"))
+    return ("", None) if text == "unix:" else node(text)
 
 
-def _list(value: bytes) -> list[bytes]:
+def _list(value: str) -> list[str]:
     # RFC 9110 section 5.6.1: empty elements are to be ignored.
-    return [item for item in (one.strip(b" \t") for one in value.split(b",")) if item]
+    return [item for item in (one.strip(" \t") for one in value.split(",")) if item]
 
 
 def _client(nodes: Sequence[tuple[str, int | None] | None], trust: Trust) -> int:
@@ -166,14 +184,14 @@ def _client(nodes: Sequence[tuple[str, int | None] | None], trust: Trust) -> int
     return at
 
 
-def _beside(values: list[bytes], at: int, hops: int) -> bytes | None:
+def _beside(values: list[str], at: int, hops: int) -> str | None:
     """The value that was written together with hop ``at``; the nearest proxy's when they are not as many."""
     if not values:
         return None
     return values[at] if len(values) == hops and at < hops else values[-1]
 
 
-def _scheme(value: bytes | None) -> str | None:
+def _scheme(value: str | None) -> str | None:
     if value is None:
         return None
     try:
@@ -182,16 +200,16 @@ def _scheme(value: bytes | None) -> str | None:
         raise BadRequest("the forwarded protocol is neither http nor https") from None
 
 
-def _host(value: bytes | None) -> bytes | None:
+def _host(value: str | None) -> str | None:
     if value is not None and not is_authority(value):
         raise BadRequest("malformed forwarded host")
     return value
 
 
-def _port(value: bytes | None) -> int | None:
+def _port(value: str | None) -> int | None:
     if value is None:
         return None
-    if not value.isdigit() or len(value) > 5 or not 0 < int(value) < 65536:
+    if not (value.isascii() and value.isdigit()) or len(value) > 5 or not 0 < int(value) < 65536:
         raise BadRequest("malformed forwarded port")
     return int(value)
 
@@ -199,9 +217,9 @@ def _port(value: bytes | None) -> int | None:
 # -- Forwarded -------------------------------------------------------------------------------------------------
 
 
-def _from_forwarded(value: bytes, trust: Trust) -> Origin:
+def _from_forwarded(value: str, trust: Trust) -> Origin:
     elements = _elements(value)
-    nodes = [_forwarded_node(element.get(b"for")) for element in elements]
+    nodes = [_forwarded_node(element.get("for")) for element in elements]
     at = _client(nodes, trust)
     if at == len(elements):  # nothing is known of the client, but the last proxy may know what it was asked
         believed = elements[-1:]
@@ -213,21 +231,21 @@ def _from_forwarded(value: bytes, trust: Trust) -> Origin:
     return Origin(
         address=address,
         port=port,
-        scheme=_scheme(first.get(b"proto")),
-        host=_host(first.get(b"host")),
-        headers=((FORWARDED, b", ".join(map(_rendered, believed))),) if believed else (),
+        scheme=_scheme(first.get("proto")),
+        host=_host(first.get("host")),
+        headers=((FORWARDED, ", ".join(map(_rendered, believed))),) if believed else (),
     )
 
 
-def _forwarded_node(text: bytes | None) -> tuple[str, int | None] | None:
+def _forwarded_node(text: str | None) -> tuple[str, int | None] | None:
     # Section 6: an IPv6 address is in brackets; "unknown" and "_hidden" are no addresses. Section 6.3 lets the
     # port be a name, too.
-    return None if text is None else node(text.decode("latin-1"))
+    return None if text is None else node(text)
 
 
-def _elements(value: bytes) -> list[dict[bytes, bytes]]:
-    elements: list[dict[bytes, bytes]] = []
-    current: dict[bytes, bytes] = {}
+def _elements(value: str) -> list[dict[str, str]]:
+    elements: list[dict[str, str]] = []
+    current: dict[str, str] = {}
     at = 0
     while at < len(value):
         if not current and (empty := _EMPTY_ELEMENT.match(value, at)):
@@ -239,9 +257,9 @@ def _elements(value: bytes) -> list[dict[bytes, bytes]]:
         name = match["name"].lower()
         if name in current:
             raise BadRequest("malformed Forwarded header")  # section 4: each parameter once
-        current[name] = match["token"] or re.sub(rb"\\(.)", rb"\1", match["quoted"])
+        current[name] = match["token"] or re.sub(r"\\(.)", r"\1", match["quoted"])
         at = match.end()
-        if match["end"] != b";":
+        if match["end"] != ";":
             elements.append(current)
             current = {}
         elif at == len(value):
@@ -249,5 +267,5 @@ def _elements(value: bytes) -> list[dict[bytes, bytes]]:
     return elements
 
 
-def _rendered(element: dict[bytes, bytes]) -> bytes:
-    return b";".join(b'%b="%b"' % (name, re.sub(rb'(["\\])', rb"\\\1", value)) for name, value in element.items())
+def _rendered(element: dict[str, str]) -> str:
+    return ";".join(f'{name}="{_QUOTED.sub(_ESCAPED, value)}"' for name, value in element.items())

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from procman.errors import BadRequest
 from procman.wire.authority import is_authority
+from procman.wire.forwarded import told
+from procman.wire.request import KEYS, Request, RequestLimits, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,95 +38,18 @@ _VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
 _HEAD_END = b"\r\n\r\n"
 _MOST_BESIDE_TARGET = 128  # bytes of a request line
 _MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be ignored
-# What would have an effect on the connection has none in a trailer (RFC 9110 section 6.5.1). llhttp hears some of these
-# and refuses others; here they are all refused.
 _NEVER_REPEATED = {
     "HTTP_HOST": "more than one Host header",
     "CONTENT_LENGTH": "malformed Content-Length",
     "HTTP_TRANSFER_ENCODING": "unknown transfer coding",
     "HTTP_EXPECT": "unknown expectation",
 }
+# What would have an effect on the connection has none in a trailer (RFC 9110 section 6.5.1). llhttp hears some of these
+# and refuses others; here they are all refused.
 _NEVER_IN_TRAILERS = frozenset((b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"))
 
 _GOOD_HOSTS: set[str | None] = set()
-_MOST_REMEMBERED = 512
-
-
-class _Keys(dict[bytes, str]):
-    """Header names, as they came, to the keys of an environ; those with an underscore to "".
-
-    They would get the key of their twin with a dash, which a proxy in front may have checked or removed.
-    """
-
-    def __missing__(self, name: bytes) -> str:
-        key = "" if b"_" in name else name.decode("latin-1").upper().replace("-", "_")
-        if key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            key = "HTTP_" + key
-        if len(self) < _MOST_REMEMBERED:
-            self[name] = key
-        return key
-
-
-_KEYS = _Keys()
-for _name in (
-    b"Accept Accept-Charset Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Encoding "
-    b"Content-Length Content-Type Cookie DNT Expect Forwarded Host If-Match If-Modified-Since If-None-Match Keep-Alive "
-    b"Origin Pragma Range Referer Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-Fetch-User TE Transfer-Encoding "
-    b"Upgrade Upgrade-Insecure-Requests User-Agent Via X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Real-IP "
-    b"X-Request-Id X-Requested-With"
-).split():
-    # Known from the beginning, so that nobody can fill the room for them with names of his own.
-    _KEYS[_name] = _KEYS[_name.lower()] = _KEYS[_name]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """What a client may send, in bytes; ``headers`` is their number. Beyond: 414, 431 and 413."""
-
-    target: int = 8190
-    head: int = 65536
-    headers: int = 100
-    body: int = 128 * 1024 * 1024
-
-
-class Request:
-    """One complete request. Its texts are latin-1 in a str, as PEP 3333 has them.
-
-    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``headers`` are as they came;
-    ``fields`` has them by their names in an environ (RFC 3875 section 4.1.18: CONTENT_TYPE, HTTP_HOST), repeated ones
-    joined, without the white space around values and without names that have an underscore. ``body`` is None
-    when there is none, else rewound; ``body_size`` is its real size also when it came in chunks. ``authority`` is
-    that of an absolute-form target, which outweighs the Host header (RFC 9112 section 3.2.2).
-    """
-
-    __slots__ = (
-        "authority",
-        "body",
-        "body_size",
-        "fields",
-        "headers",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "raw_path",
-        "target",
-        "version",
-    )
-
-    def __init__(self, method: str, target: str, version: str, path: str = "", query: str = "") -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.raw_path = path
-        self.path = path if "%" not in path else _unquote(path)
-        self.query = query
-        self.authority: str | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[str, str] = {}
-        self.keep_alive = True
-        self.body: BinaryIO | None = None
-        self.body_size = 0
+_MOST_HOSTS = 512
 
 
 def _memory_body(expected: int | None) -> BinaryIO:
@@ -324,13 +247,14 @@ class RequestParser:
         self._headers = []
         fields = request.fields
         for name, value in headers:
-            fields[_KEYS[name]] = value.decode("latin-1").rstrip(" \t")
+            fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
         if self._fed > self._limits.head or len(headers) > self._limits.headers:
             self._check_size(request)
         if len(fields) != len(headers):
             self._join_repeated(request)
         if "" in fields:
             del fields[""]
+            request.told = told(headers)
         request.keep_alive = self._llhttp.should_keep_alive() and (  # type: ignore[union-attr]
             request.version == "HTTP/1.1" or _kept(fields)
         )
@@ -404,7 +328,7 @@ class RequestParser:
         fields = request.fields
         fields.clear()
         for name, value in request.headers:
-            key, text = _KEYS[name], value.decode("latin-1").rstrip(" \t")
+            key, text = KEYS[name], value.decode("latin-1").rstrip(" \t")
             if key not in fields or not key:
                 fields[key] = text
             elif key in _NEVER_REPEATED:
@@ -422,7 +346,7 @@ class RequestParser:
             self._refuse("CONNECT is not supported", 501)
         if target.startswith("/"):
             request.raw_path, _, request.query = target.partition("?")
-            request.path = _unquote(request.raw_path)
+            request.path = unquote(request.raw_path)
         elif target != "*":
             self._read_absolute(request)
         elif request.method == "OPTIONS":
@@ -432,21 +356,21 @@ class RequestParser:
 
     def _read_absolute(self, request: Request) -> None:
         match = _ABSOLUTE.fullmatch(request.target)
-        if match is None or not is_authority(match[1].encode("latin-1")):
+        if match is None or not is_authority(match[1]):
             self._refuse("malformed request target")
         else:
             request.authority = match[1]
             request.raw_path = match[2] or "/"
-            request.path = _unquote(request.raw_path)
+            request.path = unquote(request.raw_path)
             request.query = match[3] or ""
 
     def _check_host(self, request: Request, host: str | None) -> None:
         if host is None:
             if request.version == "HTTP/1.1":
                 self._refuse("missing Host header")
-        elif host and not is_authority(host.encode("latin-1")):  # RFC 9110 section 7.2 lets it be empty
+        elif host and not is_authority(host):  # RFC 9110 section 7.2 lets it be empty
             self._refuse("malformed Host header")
-        elif len(_GOOD_HOSTS) < _MOST_REMEMBERED:
+        elif len(_GOOD_HOSTS) < _MOST_HOSTS:
             _GOOD_HOSTS.add(host)
 
     def _read_framing(self, request: Request) -> None:
@@ -507,10 +431,6 @@ class RequestParser:
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits
-
-
-def _unquote(path: str) -> str:
-    return unquote_to_bytes(path).decode("latin-1")
 
 
 def _kept(fields: dict[str, str]) -> bool:

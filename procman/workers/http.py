@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from procman.core.reason import Reason
 from procman.core.spec import HttpWork
-from procman.wire.http import Request, RequestLimits, RequestParser
+from procman.wire.http import RequestParser
+from procman.wire.request import Request, RequestLimits
 from procman.wire.response import CONTINUE, plain
 from procman.workers.http_connection import SEND_TIMEOUT, Connection
 from procman.workers.http_timers import TimerQueue

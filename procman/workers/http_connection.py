@@ -21,7 +21,8 @@ from procman.workers.wsgi import ClientGone
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from procman.wire.http import Request, RequestParser
+    from procman.wire.http import RequestParser
+    from procman.wire.request import Request
     from procman.wire.response import ResponseHead
     from procman.workers.http_timers import TimerQueue
     from procman.workers.wsgi import FileWrapper

@@ -21,13 +21,12 @@ from procman.workers.wsgi_environ import make_environ
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from procman.wire.http import Request
+    from procman.wire.request import Request
     from procman.workers.child import Child
     from procman.workers.http_connection import Connection
 
 log = logging.getLogger("procman.http")
 
-_OF_PROXIES = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP")
 RUN_JOB = "/queue_job/runjob"
 
 
@@ -163,6 +162,6 @@ def _answer(exchange: Exchange, status: int, *, retry_after: int | None = None) 
 
 def _is_local(request: Request, address: str) -> bool:
     """Asked from this machine, and not by a proxy on it for somebody else."""
-    if any(name in request.fields for name in _OF_PROXIES):
+    if request.told is not None or "HTTP_VIA" in request.fields:
         return False
     return address == "" or address == "::1" or address.removeprefix("::ffff:").startswith("127.")

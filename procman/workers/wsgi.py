@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from procman.wire.http import Request
+    from procman.wire.request import Request
 
 MOST_COLLECTED = 1024 * 1024  # bytes of a response that wait for the commit
 _BLOCK = 64 * 1024

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from procman.workers.wsgi import FileWrapper
 
 if TYPE_CHECKING:
-    from procman.wire.http import Request
+    from procman.wire.request import Request
 
 
 def base_environ(server_name: str, server_port: str, *, threads: bool = False) -> dict[str, Any]:

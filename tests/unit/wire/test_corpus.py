@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from procman.wire.http import Request, RequestLimits, RequestParser
+from procman.wire.http import RequestParser
+from procman.wire.request import Request, RequestLimits
 from tests.support.raw_requests import CORPUS, expected_refusal, raw
 
 if TYPE_CHECKING:

@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 
 from procman.errors import BadRequest
-from procman.wire.forwarded import Origin, Trust, node, origin
+from procman.wire.forwarded import ALL, Origin, Trust, node, origin
 
 TRUST = Trust(["127.0.0.1", "10.0.0.0/8", "2001:db8::/32", "unix"])
 FOR, PROTO, HOST, PORT = "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"
 
 
-def seen(*headers: tuple[str, str], written: frozenset[bytes] | None = None) -> Origin:
-    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    return origin(pairs, TRUST) if written is None else origin(pairs, TRUST, written)
+def seen(*headers: tuple[str, str], written: frozenset[str] = ALL) -> Origin:
+    return origin(dict(headers), TRUST, written)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +44,7 @@ def seen(*headers: tuple[str, str], written: frozenset[bytes] | None = None) -> 
 def test_the_first_untrusted_from_the_right_is_the_client(chain: str, address: str, passed_on: str | None) -> None:
     found = seen((FOR, chain))
     assert found.address == address
-    assert dict(found.headers).get(FOR.encode()) == (None if passed_on is None else passed_on.encode())
-
-
-def test_several_lines_are_one_list() -> None:
-    assert seen((FOR, "6.6.6.6"), (FOR, "1.2.3.4"), (FOR, "10.0.0.1")).address == "1.2.3.4"
+    assert dict(found.headers).get(FOR) == passed_on
 
 
 @pytest.mark.parametrize(
@@ -85,8 +80,8 @@ def test_nodes(text: str, expected: Any) -> None:
         ([(PROTO, "https")], {"scheme": "https"}),
         ([(PROTO, "HTTPS")], {"scheme": "https"}),
         ([(PROTO, "wss")], {"scheme": "https"}),
-        ([(HOST, "shop.example")], {"host": b"shop.example"}),
-        ([(HOST, "shop.example:8443"), (PORT, "8443")], {"host": b"shop.example:8443", "server_port": 8443}),
+        ([(HOST, "shop.example")], {"host": "shop.example"}),
+        ([(HOST, "shop.example:8443"), (PORT, "8443")], {"host": "shop.example:8443", "server_port": 8443}),
         ([(FOR, "1.2.3.4:5678")], {"address": "1.2.3.4", "port": 5678}),
         # As many as there are hops: each proxy has written its own, and the client's own is not believed.
         (
@@ -95,7 +90,7 @@ def test_nodes(text: str, expected: Any) -> None:
         ),
         # Not as many: only the nearest proxy's is certain to be a proxy's.
         ([(FOR, "1.2.3.4, 10.0.0.1"), (PROTO, "a, b, https")], {"address": "1.2.3.4", "scheme": "https"}),
-        ([(FOR, "1.2.3.4"), (HOST, "evil.example, shop.example")], {"address": "1.2.3.4", "host": b"shop.example"}),
+        ([(FOR, "1.2.3.4"), (HOST, "evil.example, shop.example")], {"address": "1.2.3.4", "host": "shop.example"}),
     ],
 )
 def test_x_forwarded(headers: list[tuple[str, str]], expected: dict[str, Any]) -> None:
@@ -109,13 +104,13 @@ def test_x_forwarded(headers: list[tuple[str, str]], expected: dict[str, Any]) -
     [
         ("for=1.2.3.4", {"address": "1.2.3.4"}),
         ("For=1.2.3.4;Proto=https", {"address": "1.2.3.4", "scheme": "https"}),
-        ('for="1.2.3.4:5678";host="shop.example:80"', {"address": "1.2.3.4", "port": 5678, "host": b"shop.example:80"}),
+        ('for="1.2.3.4:5678";host="shop.example:80"', {"address": "1.2.3.4", "port": 5678, "host": "shop.example:80"}),
         ('for="[2001:db9::1]:4711"', {"address": "2001:db9::1", "port": 4711}),
         ("for=[2001:db9::1]:4711", {"address": "2001:db9::1", "port": 4711}),
         # Each element tells of one hop: the host and scheme that count are those of the client's.
         (
             'for=6.6.6.6;host=evil;proto=http, for=1.2.3.4;host=shop.example;proto=https, for="10.0.0.1";proto=http',
-            {"address": "1.2.3.4", "host": b"shop.example", "scheme": "https"},
+            {"address": "1.2.3.4", "host": "shop.example", "scheme": "https"},
         ),
         ("for=10.2.2.2;proto=https, for=10.1.1.1;proto=http", {"address": "10.2.2.2", "scheme": "https"}),
         ("for=unknown;proto=https", {"scheme": "https"}),
@@ -172,9 +167,9 @@ def test_what_can_be_read_in_two_ways_is_refused(headers: list[tuple[str, str]])
 
 def test_only_what_the_proxies_write_is_looked_at() -> None:
     both = [("forwarded", "for=6.6.6.6"), (FOR, "1.2.3.4"), (HOST, "evil.example"), (PORT, "nonsense")]
-    found = seen(*both, written=frozenset([FOR.encode(), PROTO.encode()]))
-    assert (found.address, found.host, found.headers) == ("1.2.3.4", None, ((FOR.encode(), b"1.2.3.4"),))
-    assert seen(*both, written=frozenset([b"forwarded"])).address == "6.6.6.6"
+    found = seen(*both, written=frozenset([FOR, PROTO]))
+    assert (found.address, found.host, found.headers) == ("1.2.3.4", None, ((FOR, "1.2.3.4"),))
+    assert seen(*both, written=frozenset(["forwarded"])).address == "6.6.6.6"
 
 
 def test_without_headers_nothing_is_said() -> None:
