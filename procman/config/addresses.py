@@ -109,6 +109,11 @@ class ListenAddress(Type[Address]):
         return toml_string(str(value))
 
 
+def is_socket_name(name: str) -> bool:
+    """The name can stand in LISTEN_FDNAMES."""
+    return bool(_SOCKET_NAME.fullmatch(name))
+
+
 class DashboardAddress(Type[str]):
     """Where the dashboard listens, as `ListenAddress` writes it; empty when there is to be none."""
 

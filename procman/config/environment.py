@@ -1,6 +1,7 @@
 """Values from the environment: ``"${NAME}"`` and ``"${NAME:-default}"`` in strings, and files of variables.
 
 As in a shell, the default also stands in for a variable that is set but empty. ``$${`` is a literal ``${``.
+``${slot}`` and ``${fd:NAME}`` are no variables where a worker has them, and are left alone there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _EXPANSION = re.compile(r"\$\$\{|\$\{(?P<inside>[^}]*)(?P<closed>\}?)")
 _INSIDE = re.compile(rf"(?P<name>{VARIABLE_NAME.pattern})(?P<default>:-.*)?", re.DOTALL)
+
+
+# What is filled in when a worker starts, and stays as it is until then; and the keys of a pool that take it.
+_PLACEHOLDER = re.compile(r"(?<!\$)\$\{(?:slot|fd:[^}]*)\}")
+_WITH_PLACEHOLDERS = ("command", "hooks", "ready", "stderr", "stdout")
 
 
 class Expanded(str):
@@ -51,12 +57,16 @@ def expand_document(value: Any, environ: Mapping[str, str], problems: list[Probl
             return [expand_document(item, environ, problems, (*path, index)) for index, item in enumerate(value)]
         case str():
             try:
-                return expand(value, environ)
+                return expand(_PLACEHOLDER.sub(r"$\g<0>", value) if _takes_placeholders(path) else value, environ)
             except _Unexpandable as error:
                 problems.append(Problem(error.code, path, error.message))
                 return UNKNOWN
         case _:
             return value
+
+
+def _takes_placeholders(path: Path) -> bool:
+    return len(path) > 2 and path[0] == "pools" and path[2] in _WITH_PLACEHOLDERS
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:

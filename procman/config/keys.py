@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from procman.config.addresses import DashboardAddress, DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
+from procman.config.commands import HookCommand, Output, Ready, Sockets
 from procman.config.problems import Code
 from procman.config.values import (
     Boolean,
@@ -45,8 +46,11 @@ from procman.core.spec import (
     CronWork,
     DaemonSpec,
     ExecWork,
+    HookName,
+    Hooks,
     HttpWork,
     JobrunnerWork,
+    KillMode,
     Kind,
     Limits,
     LongpollingWork,
@@ -113,7 +117,7 @@ class Table:
 class Nested(Type[Any]):
     """A table in a table, which becomes an object of its own."""
 
-    def __init__(self, table: Table, make: type[Limits] | type[Backoff]) -> None:
+    def __init__(self, table: Table, make: type[Limits] | type[Backoff] | type[Hooks]) -> None:
         self.table = table
         self.make = make
         self.expected = "a table"
@@ -123,23 +127,6 @@ class Nested(Type[Any]):
 
     def write(self, value: Any) -> str:
         raise TypeError(f"{self.table.title} is a table, which is written under its own header")
-
-
-class Ready(Type[bool]):
-    """When an executed command counts as ready; true: when it says so by sd_notify(3)."""
-
-    expected = 'one of "alive" or "notify"'
-    _word = Word(("alive", "notify"), str)
-
-    def read(self, given: Given) -> bool:
-        if isinstance(given.value, dict):
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE, f"probes are not supported by this version; expected {self.expected}"
-            )
-        return self._word.read(given) == "notify"
-
-    def write(self, value: bool) -> str:
-        return '"notify"' if value else '"alive"'
 
 
 class OneThread(Type[int]):
@@ -269,6 +256,31 @@ BACKOFF = Table(
     ),
 )
 
+_HOOKS = {
+    HookName.BEFORE_START: "Before the process of a worker starts; a worker whose hook fails does not start.",
+    HookName.AFTER_START: "When a worker is ready.",
+    HookName.BEFORE_STOP: "Before a worker that served is asked to go; counts in `stop_timeout`.",
+    HookName.AFTER_STOP: "When a worker has gone, for whatever reason, with all its processes.",
+    HookName.BEFORE_RELOAD: "Once for the pool, before a reload; if it fails, the reload is rejected.",
+    HookName.AFTER_RELOAD: "Once for the pool, when the new generation serves.",
+}
+
+HOOKS = Table(
+    title="pools.NAME.hooks",
+    doc=(
+        "Commands, program and arguments, that run at a moment of a worker's life or of a reload: as the pool's user, "
+        "in its environment and working directory, their output in the log. Those about start and stop run for each "
+        "worker (as `before_spawn` does in Circus, `ExecStartPre=` in systemd). They find `PROCMAN_POOL`, "
+        "`PROCMAN_HOOK` and `PROCMAN_GENERATION` in their environment and, as far as there is a worker, "
+        "`PROCMAN_WORKER`, `PROCMAN_SLOT`, `PROCMAN_PID` and `PROCMAN_REASON`. Where nothing else is said, a hook that "
+        "fails is reported and changes nothing."
+    ),
+    keys=(
+        *(_key(hook.value, HookCommand(), doc, default=()) for hook, doc in _HOOKS.items()),
+        _key("timeout", Duration(), "A hook that takes longer is killed, and has failed.", of=Hooks),
+    ),
+)
+
 _WITH_WEB_APP = {Kind.HTTP, Kind.LONGPOLLING}
 
 POOL = Table(
@@ -315,7 +327,13 @@ POOL = Table(
             default=Computed("none"),
             kinds={Kind.JOBRUNNER},
         ),
-        _key("command", Command(), "Program and arguments; there is no shell.", of=ExecWork, kinds={Kind.EXEC}),
+        _key(
+            "command",
+            Command(),
+            "Program and arguments; there is no shell. `${slot}` is the number of the slot, `${fd:NAME}` of a socket.",
+            of=ExecWork,
+            kinds={Kind.EXEC},
+        ),
         _key("workers", Workers(), '`"auto"`: twice the cores the process may use, plus one.', of=PoolSpec),
         _key(
             "threads",
@@ -348,9 +366,20 @@ POOL = Table(
         _key(
             "ready",
             Ready(),
-            '`"alive"`: ready after `start_seconds`; `"notify"`: when it says so by sd_notify(3).',
+            '`"alive"`: after `start_seconds`; `"notify"`: when it says so by sd_notify(3); a probe: when the URL '
+            "answers with 2xx or 3xx, the address accepts, or the command succeeds. It is asked every `interval` "
+            "(0.5 s), and has `timeout` (2 s) to answer, until `start_timeout`. `${slot}` is the number of the slot. "
+            "Whoever answers is believed, so give each worker an address of its own.",
             of=ExecWork,
-            field="notify",
+            kinds={Kind.EXEC},
+        ),
+        _key(
+            "sockets",
+            Sockets(),
+            "Listening sockets that the daemon holds and the command inherits, as systemd's socket activation passes "
+            "them (`LISTEN_FDS`, `LISTEN_FDNAMES`); `${fd:NAME}` in the command is the number of one. They stay open "
+            "while workers come and go.",
+            of=ExecWork,
             kinds={Kind.EXEC},
         ),
         _key(
@@ -411,7 +440,32 @@ POOL = Table(
         _key("umask", Umask(), "Mask of permissions of new files.", of=PoolSpec),
         _key("nice", Integer(-20, 19), "Scheduling priority; more is nicer to others.", of=PoolSpec),
         _key("rlimits", ResourceLimits(), "Resource limits, setrlimit(2).", of=PoolSpec),
-        *_unbuilt("", "stdout", "stderr", "hooks", "reload"),
+        _key(
+            "oom_score_adj",
+            Integer(-1000, 1000),
+            "How gladly the kernel kills it when memory runs out, proc(5): from -1000 (never) to 1000 (first).",
+            of=PoolSpec,
+        ),
+        *(
+            _key(
+                name,
+                Output(),
+                f'Where the standard {what} goes: `"inherit"` (to that of the daemon), `"null"`, a file (appended to; '
+                'opened anew by a reload), or, of a command, `"log"` (each line a record of the log). `${slot}` in the '
+                "path of a command's file is the number of the slot.",
+                of=PoolSpec,
+            )
+            for name, what in (("stdout", "output"), ("stderr", "error"))
+        ),
+        _key(
+            "kill_mode",
+            member_of(KillMode),
+            '`"tree"`: with a worker ends every process that descends from it, daemons included; `"process"`: only the '
+            "worker (of a command: its process group), so that what it has started on purpose lives on.",
+            of=PoolSpec,
+        ),
+        *_unbuilt("", "reload"),
+        _key("hooks", Nested(HOOKS, Hooks), "See below.", default=Hooks()),
         _key("limits", Nested(LIMITS, Limits), "See below.", default=Limits(), kinds=WITH_UNITS),
         _key("backoff", Nested(BACKOFF, Backoff), "See below.", default=Backoff()),
     ),

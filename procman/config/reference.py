@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, KINDS, LIMITS, POOL, UNBUILT, Computed, Nested, Required
+from procman.config.keys import (
+    BACKOFF,
+    DAEMON,
+    DATABASE,
+    HOOKS,
+    KINDS,
+    LIMITS,
+    POOL,
+    UNBUILT,
+    Computed,
+    Nested,
+    Required,
+)
 from procman.config.problems import Code
 from procman.core.spec import Kind
 
@@ -78,7 +90,7 @@ def reference() -> str:
 
 
 def _tables() -> Iterator[str]:
-    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF):
+    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS):
         yield from (f"## `[{table.title}]`", "", table.doc, "")
         kinds = any(key.kinds != KINDS for key in table.keys)
         yield "| key | value | default | what it is for |" + (" kinds |" if kinds else "")
@@ -115,7 +127,7 @@ def _unbuilt() -> Iterator[str]:
     yield ""
     yield (
         'So are these values: `tcp://` endpoints, `databases = "auto"`, '
-        "`workers = { min, max }`, `threads` above 1, more than one worker of kind `jobrunner`, a table as `ready`, "
+        "`workers = { min, max }`, `threads` above 1, more than one worker of kind `jobrunner`, "
         "an `https` URL."
     )
     yield ""

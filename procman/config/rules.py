@@ -6,13 +6,15 @@ was refused; that has been reported, and no rule reports it again.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
 from procman.config.values import Given, Size
-from procman.core.spec import Address, Kind, Limits, PassedSocket, TcpAddress, UnixAddress
+from procman.core.spec import LOG, Address, Kind, Limits, PassedSocket, TcpAddress, UnixAddress
+from procman.core.target import SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +78,7 @@ def is_dashboard(pool: PoolSpec, spec: DaemonSpec) -> bool:
 
 def check(draft: Draft) -> Iterator[Problem]:
     """Everything that is wrong by the rules."""
-    for rule in (_names, _dependencies, _circles, _targets, _databases, _addresses, _limits, _backoffs, _runners):
+    for rule in _RULES:
         yield from rule(draft)
 
 
@@ -204,6 +206,8 @@ def _all_addresses(draft: Draft) -> Iterator[tuple[Path, Address]]:
     for pool in draft.pools:
         for index, address in enumerate(pool.fields.get("binds", ())):
             yield _item(pool.path("bind"), pool.given, index), address
+        for name, address in pool.fields.get("sockets", ()):
+            yield pool.path("sockets", name), address
 
 
 def _same(one: Address, other: Address) -> bool:
@@ -244,8 +248,46 @@ def _backoffs(draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.CONTRADICTION, pool.path("backoff", given), message)
 
 
+_SOCKET = re.compile(r"\$\{fd:([^}]*)\}")
+
+
+def _commands(draft: Draft) -> Iterator[Problem]:
+    """Sockets that a command asks for, and output that only a command can have."""
+    for pool in draft.pools:
+        sockets = dict(pool.fields.get("sockets", ()))
+        asking = pool.fields.get("command", ()) if "sockets" in pool.fields or "sockets" not in pool.given else ()
+        for index, argument in enumerate(asking):
+            for name in _SOCKET.findall(argument):
+                if name not in sockets:
+                    message = f"there is no socket {quoted(name)}{_meant(name, list(sockets))}"
+                    yield Problem(Code.CONTRADICTION, pool.path("command", index), message)
+        if pool.kind is None or pool.kind is Kind.EXEC:
+            continue
+        for key in ("stdout", "stderr"):
+            if pool.fields.get(key) == LOG:
+                message = f'kind "{pool.kind}" logs by itself; expected "inherit", "null" or the path of a file'
+                yield Problem(Code.CONTRADICTION, pool.path(key), message)
+            elif SLOT in pool.fields.get(key, ""):
+                message = f'the workers of kind "{pool.kind}" share their output: there is no slot in its path'
+                yield Problem(Code.CONTRADICTION, pool.path(key), message)
+
+
 def _runners(draft: Draft) -> Iterator[Problem]:
     for pool in draft.of_kind(Kind.JOBRUNNER):
         if pool.fields.get("workers", 1) > 1:
             message = "more than one job runner at a time is not supported by this version; expected 1"
             yield Problem(Code.UNSUPPORTED_VALUE, pool.path("workers"), message)
+
+
+_RULES = (
+    _names,
+    _dependencies,
+    _circles,
+    _targets,
+    _databases,
+    _addresses,
+    _limits,
+    _backoffs,
+    _runners,
+    _commands,
+)

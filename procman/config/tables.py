@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.environment import Unknown
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, LIMITS, POOL, UNBUILT, Computed, Nested, Required
+from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, LIMITS, POOL, UNBUILT, Computed, Nested, Required
 from procman.config.problems import Code, Problem, Wrong, dotted, suggestion
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from procman.core.spec import Kind
 
 # Where a key may belong that stands in the wrong table.
-_ALL_TABLES = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF)
+_ALL_TABLES = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)
 
 
 def read_table(given: Given, table: Table, problems: list[Problem], kind: Kind | None = None) -> dict[str, Any]:

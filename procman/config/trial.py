@@ -15,7 +15,20 @@ from procman.config.problems import Code, Problem, quoted
 from procman.config.reader import load
 from procman.config.rules import is_dashboard
 from procman.config.words import group_name, user_name
-from procman.core.spec import CronWork, ExecWork, HttpWork, LongpollingWork, UnixAddress
+from procman.core.spec import (
+    INHERIT,
+    LOG,
+    NULL,
+    CronWork,
+    ExecWork,
+    HookName,
+    HttpWork,
+    LongpollingWork,
+    Probe,
+    ProbeKind,
+    UnixAddress,
+    listening_addresses,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,16 +81,19 @@ def _directories(pool: PoolSpec, made: str) -> Iterator[Problem]:
     """``made``: the directory that the daemon makes before it binds anything."""
     if not os.path.isdir(pool.working_dir):
         yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "working_dir"), f"{pool.working_dir} is not a directory")
-    yield from _binds(pool, made, ("pools", pool.name, "bind"))
+    yield from _binds(pool, made, ("pools", pool.name, "sockets" if isinstance(pool.work, ExecWork) else "bind"))
+    for key, file in (("stdout", pool.stdout), ("stderr", pool.stderr)):
+        if file not in (INHERIT, NULL, LOG) and not os.path.isdir(os.path.dirname(file)):
+            message = f"{os.path.dirname(file)} is not a directory, so {file} can't be opened"
+            yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, key), message)
 
 
 def _binds(pool: PoolSpec, made: str, path: Path) -> Iterator[Problem]:
-    if isinstance(pool.work, HttpWork | LongpollingWork):
-        for bind in pool.work.binds:
-            directory = os.path.dirname(bind.path) if isinstance(bind, UnixAddress) else made
-            if directory != made and not os.path.isdir(directory):
-                message = f"{directory} is not a directory, so {bind} can't be bound"
-                yield Problem(Code.NO_DIRECTORY, path, message)
+    for bind in listening_addresses(pool):
+        directory = os.path.dirname(bind.path) if isinstance(bind, UnixAddress) else made
+        if directory != made and not os.path.isdir(directory):
+            message = f"{directory} is not a directory, so {bind} can't be bound"
+            yield Problem(Code.NO_DIRECTORY, path, message)
 
 
 def _modules(pool: PoolSpec) -> Iterator[Problem]:
@@ -122,15 +138,28 @@ def _found_otherwise(name: str) -> ModuleSpec | None:
 
 
 def _command(pool: PoolSpec, environ: Mapping[str, str]) -> Iterator[Problem]:
-    if not isinstance(pool.work, ExecWork):
-        return
-    program = pool.work.command[0]
+    for path, program in _programs(pool):
+        yield from _program(pool, program, path, environ)
+
+
+def _programs(pool: PoolSpec) -> Iterator[tuple[Path, str]]:
+    """What is executed for the pool, and where that is said."""
+    if isinstance(pool.work, ExecWork):
+        yield ("command", 0), pool.work.command[0]
+        if isinstance(pool.work.ready, Probe) and pool.work.ready.kind is ProbeKind.COMMAND:
+            yield ("ready", "command", 0), pool.work.ready.target[0]
+    for hook in HookName:
+        if command := pool.hooks.command(hook):
+            yield ("hooks", hook.value, 0), command[0]
+
+
+def _program(pool: PoolSpec, program: str, path: Path, environ: Mapping[str, str]) -> Iterator[Problem]:
     search = dict(pool.env).get("PATH", environ.get("PATH", os.defpath))
     found = os.path.join(pool.working_dir, program) if "/" in program else program
     if shutil.which(found, path=search) is None:
         where = "" if "/" in program else f" on PATH ({search})"
         message = f"there is no program {found}{where} that can be executed"
-        yield Problem(Code.NO_COMMAND, ("pools", pool.name, "command", 0), message)
+        yield Problem(Code.NO_COMMAND, ("pools", pool.name, *path), message)
 
 
 def _permissions(pool: PoolSpec, uid: int) -> Iterator[Problem]:
@@ -144,3 +173,11 @@ def _permissions(pool: PoolSpec, uid: int) -> Iterator[Problem]:
     if pool.nice is not None and pool.nice < os.nice(0):
         message = f"only root can be less nice than the daemon itself, got {pool.nice}"
         yield Problem(Code.NOT_PERMITTED, ("pools", pool.name, "nice"), message)
+    if pool.oom_score_adj is not None and pool.oom_score_adj < (ours := _oom_score_adj()):
+        message = f"only root can be killed later than the daemon itself ({ours}), got {pool.oom_score_adj}"
+        yield Problem(Code.NOT_PERMITTED, ("pools", pool.name, "oom_score_adj"), message)
+
+
+def _oom_score_adj() -> int:
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
+from procman.core import hooks, readiness
 from procman.core.deaths import expire_templates, template_gone, template_hangs, worker_gone
 from procman.core.effect import Concluded, Forget, Leave, Level, Outcome, Report, Serving
 from procman.core.limits import condemn, dump_or_kill, judge
@@ -99,7 +100,7 @@ class Arbiter:
         match event:
             case ev.Tick():
                 return {name for name, deadline in self._deadlines.items() if deadline <= now}
-            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.Sampled(name):
+            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.Sampled(name) | ev.HookEnded(name):
                 return {name}
             case ev.Begin() | ev.Configured() | ev.ShutdownAsked():
                 return set(self.pools)
@@ -134,6 +135,8 @@ class Arbiter:
                 yield from self._template(event, now)
             case ev.Sampled():
                 yield from self._judge(event, now)
+            case ev.HookEnded():
+                yield from self._hook_ended(event, now)
             case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked() | ev.ScaleAsked():
                 yield from self._command(event, now)
             case ev.Configured():
@@ -152,6 +155,14 @@ class Arbiter:
                 pool.template_ready(generation)
             case ev.TemplateGone(_, generation, traceback, chance):
                 yield from template_gone(pool, generation, traceback, now, chance)
+
+    def _hook_ended(self, event: ev.HookEnded, now: float) -> Iterator[Effect]:
+        if (pool := self.pools.get(event.pool)) is None:
+            return
+        unborn = yield from hooks.ended(pool, event, now)
+        if unborn is not None:
+            self._workers.pop(unborn.id, None)
+            yield from worker_gone(pool, unborn, None, now, chance=event.chance, oom=False)
 
     def _worker(self, event: Event, now: float) -> Iterator[Effect]:
         worker_id: int = event.worker  # type: ignore[union-attr]  # every event left has one
@@ -178,6 +189,8 @@ class Arbiter:
                 worker.spawned(pid)
             case ev.CommandRuns():
                 worker.command_runs(now)
+            case ev.Probed(_, complaint):
+                yield from readiness.answered(pool, worker, complaint, now)
             case ev.WorkerReady():
                 yield from pool.worker_ready(worker, now)
             case ev.WorkerRetiring(_, reason):
@@ -205,9 +218,11 @@ class Arbiter:
             for worker in list(pool.workers.values()):
                 if worker.ready_by is not None and worker.ready_by <= now:
                     yield from pool.worker_ready(worker, now)
+                yield from readiness.due(worker, now)
                 if worker.deadline is not None and worker.deadline <= now:
                     yield from self._expire_worker(pool, worker, now)
             yield from expire_templates(pool, now)
+            yield from hooks.expire(pool, now)
 
     def _expire_worker(self, pool: Pool, worker: Worker, now: float) -> Iterator[Effect]:
         again = worker.state is State.KILLING
@@ -246,7 +261,7 @@ class Arbiter:
     ) -> Iterator[Effect]:
         match event:
             case ev.ReloadAsked(operation):
-                yield from pool.begin_reload(operation, now)
+                yield from hooks.reload(pool, operation, now)
             case ev.StartAsked(operation):
                 pool.start(operation)
             case ev.StopAsked(operation):
@@ -276,7 +291,7 @@ class Arbiter:
             elif spec is not None:
                 pool.next_spec = spec if spec != pool.spec else None
             if spec is not None:
-                yield from pool.begin_reload(event.operation, now)
+                yield from hooks.reload(pool, event.operation, now)
         for spec in wanted.values():
             yield from self._add(spec, [event.operation])
 
@@ -301,11 +316,14 @@ class Arbiter:
             yield from pool.give_up_operations("the daemon is stopping")
             if haste is not ev.Haste.GRACEFUL:
                 pool.grace = pool.spec.stop_timeout
+            pool.hurried = haste is ev.Haste.NOW
             for worker in list(pool.workers.values()):
                 yield from self._hasten(pool, worker, haste, now)
 
     def _hasten(self, pool: Pool, worker: Worker, haste: ev.Haste, now: float) -> Iterator[Effect]:
-        if haste is ev.Haste.NOW:
+        if worker.state is State.PREPARING:
+            yield from pool.retire(worker, Reason.SHUTDOWN, now, grace=None)
+        elif haste is ev.Haste.NOW:
             if worker.move(Input.KILL, now, reason=worker.reason or Reason.SHUTDOWN):
                 yield from dump_or_kill(pool, worker)
         elif haste is ev.Haste.BOUNDED and worker.state is State.DRAINING and worker.deadline is None:

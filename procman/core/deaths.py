@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from procman.core import hooks
 from procman.core.effect import Level, StopTemplate
 from procman.core.pool import TemplateState, describe_status
 from procman.core.restart import Restarts
+from procman.core.spec import HookName
 from procman.core.worker import ExitRecord, Input, State
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ def worker_gone(
         reason=reason,
         details={"status": status, "lived": record.lived},
     )
+    if worker.pid is not None:
+        yield from hooks.run(pool, HookName.AFTER_STOP, now, worker, reason=reason)
     if before is not State.DRAINING and pool.wanted and not pool.closing:
         yield from _unasked(pool, worker, status, now, chance)
 

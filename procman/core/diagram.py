@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from procman.core.worker import TRANSITIONS, State
+from procman.core.worker import INITIAL, TRANSITIONS, State
 
 
 def worker_diagram() -> str:
     """One line for each pair of states, with the inputs that lead from one to the other."""
-    lines = ["stateDiagram-v2", f"    [*] --> {State.STARTING.value}"]
+    lines = ["stateDiagram-v2", *(f"    [*] --> {state.value}" for state in INITIAL)]
     pairs: dict[tuple[State, State], list[str]] = {}
     for (before, what), after in TRANSITIONS.items():
         pairs.setdefault((before, after), []).append(what.value)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from procman.core.reason import Reason
-    from procman.core.spec import PoolSpec
+    from procman.core.spec import HookName, PoolSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,34 @@ class Ping:
     """Ask the worker for a sign of life, which will show in its record."""
 
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask an exec worker by its probe whether it is ready; answered by Probed, within the probe's timeout."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHook:
+    """Run a hook of a pool; answered by HookEnded. The rest is what it is told about the worker, if it is of one."""
+
+    id: int
+    hook: HookName
+    spec: PoolSpec
+    generation: int
+    worker: str | None = None
+    slot: int | None = None
+    pid: int | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndHook:
+    """Kill a hook, with all that it has started; answered by HookEnded at once."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +182,9 @@ Effect = (
     | Kill
     | Look
     | Ping
+    | Ask
+    | RunHook
+    | EndHook
     | Forget
     | Report
     | Concluded

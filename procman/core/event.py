@@ -116,6 +116,24 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to the effect `Ask`: why the worker is not ready; empty when it is."""
+
+    worker: int
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    """A hook of the pool has ended: why it has failed, empty when it has not. ``chance`` as of `WorkerExited`."""
+
+    pool: str
+    hook: int
+    complaint: str
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadAsked:
     operation: str
     pools: tuple[str, ...]
@@ -189,6 +207,8 @@ Event = (
     | WorkerDumped
     | WorkerExited
     | Sampled
+    | Probed
+    | HookEnded
     | ReloadAsked
     | StartAsked
     | StopAsked

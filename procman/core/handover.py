@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 from procman.core import codec
 from procman.core.arbiter import Arbiter
 from procman.core.event import Haste
+from procman.core.hooks import Run
 from procman.core.pool import Pool, Roll, Template
 from procman.core.restart import Restarts
 from procman.core.spec import PoolSpec
@@ -44,9 +45,9 @@ ARBITER: Mapping[str, Any] = {
 }
 
 # Written field by field, because they hold others or change in place; everything else is as `codec` has it.
-_STRUCTURES = (Pool, Roll, Template, Restarts, Worker)
+_STRUCTURES = (Pool, Roll, Run, Template, Restarts, Worker)
 # What annotations name and their modules import for type checkers alone.
-_NAMES = {"Callable": Callable, "ExitRecord": ExitRecord, "PoolSpec": PoolSpec, "Worker": Worker}
+_NAMES = {"Callable": Callable, "ExitRecord": ExitRecord, "PoolSpec": PoolSpec, "Run": Run, "Worker": Worker}
 
 
 class Unreadable(ValueError):

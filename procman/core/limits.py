@@ -147,7 +147,8 @@ def dump_or_kill(pool: Pool, worker: Worker) -> Iterator[Effect]:
     if worker.state is State.DUMPING:
         yield Dump(worker.id, reason)
     else:
-        text = f"Worker {worker.label} is killed: {reason}"
+        why = f" ({worker.failure})" if reason is Reason.BOOT_TIMEOUT and worker.failure else ""
+        text = f"Worker {worker.label} is killed: {reason}{why}"
         yield pool.report("killing", text, Level.WARNING, worker=worker, reason=reason)
         yield Kill(worker.id)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from procman.core.effect import Concluded, Look, Outcome, Spawn, StartTemplate, StopTemplate
+from procman.core import hooks
+from procman.core.effect import Concluded, Look, Outcome, StartTemplate, StopTemplate
 from procman.core.pool import SURGE, PoolState, Template, TemplateState
 from procman.core.reason import Reason
-from procman.core.worker import FORK_PATIENCE, State, Worker
+from procman.core.spec import HookName
+from procman.core.worker import State, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,11 @@ MOST_FORKS_ASKED = 32
 
 def plan(pool: Pool, now: float) -> Iterator[Effect]:
     """What to do now."""
+    yield from _plan(pool, now)
+    yield from hooks.settle(pool)
+
+
+def _plan(pool: Pool, now: float) -> Iterator[Effect]:
     if not (pool.wanted and pool.released):
         yield from _wind_down(pool, now)
         return
@@ -36,7 +43,7 @@ def plan(pool: Pool, now: float) -> Iterator[Effect]:
         yield from _spawn_missing(pool, census, now)
     if not pool.closing:
         yield from _retire_surplus(pool, census, now)
-    yield from _conclude_roll(pool)
+    yield from _conclude_roll(pool, now)
     yield from _stop_templates(pool)
     yield from _look_at_workers(pool, now)
     yield from _note_serving(pool)
@@ -108,7 +115,7 @@ def _census(pool: Pool) -> _Census:
         state = worker.state
         if worker.pid is None:
             census.unborn += 1
-        if state is State.READY or state is State.STARTING:
+        if worker.live:
             census.last = max(census.last, worker.slot)
             if worker.generation == goal:
                 census.at_goal.add(worker.slot)
@@ -125,7 +132,7 @@ def _spawn_missing(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
     asked = census.unborn
     missing = _missing(pool, census)
     if pool.restarts.probing:
-        trying = {worker.generation for worker in pool.workers.values() if worker.state is State.STARTING}
+        trying = {worker.generation for worker in pool.workers.values() if worker.coming}
         missing = [(generation, slot) for generation, slot in missing if generation not in trying][:1]
     for generation, slot in missing:
         spec = pool.spec_of(generation)
@@ -134,12 +141,9 @@ def _spawn_missing(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
             if template is None or template.state is not TemplateState.READY or asked >= MOST_FORKS_ASKED:
                 continue
             asked += 1
-        patience = min(spec.start_timeout, FORK_PATIENCE) if spec.templated else spec.start_timeout
-        worker = Worker(
-            id=pool.serial(), spec=spec, slot=slot, generation=generation, spawned_at=now, deadline=now + patience
-        )
+        worker = Worker(id=pool.serial(), spec=spec, slot=slot, generation=generation, spawned_at=now)
         pool.workers[worker.id] = worker
-        yield Spawn(worker.id, spec, slot, generation)
+        yield from hooks.start(pool, worker, now)
 
 
 def _missing(pool: Pool, census: _Census) -> list[tuple[int, int]]:
@@ -172,8 +176,8 @@ def _falls_back(pool: Pool, slot: int) -> bool:
 
 
 def _vacant(pool: Pool, slot: int) -> bool:
-    """Nothing stands in the way of a new worker in this slot."""
-    return pool.overlapping or not any(w.slot == slot for w in pool.workers.values())
+    """Nothing stands in the way of a new worker in this slot, nor does anything clean up there."""
+    return pool.overlapping or not (any(w.slot == slot for w in pool.workers.values()) or hooks.cleaning(pool, slot))
 
 
 def _retire_surplus(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
@@ -193,13 +197,13 @@ def _replaced(pool: Pool) -> set[int]:
     """The slots whose workers of other generations than the goal are to go now."""
     if pool.overlapping:
         return {w.slot for w in pool.of(pool.goal) if w.state is State.READY}
-    if any(not w.live for w in pool.workers.values()) or any(w.state is State.STARTING for w in pool.of(pool.goal)):
+    if any(not w.live for w in pool.workers.values()) or any(w.coming for w in pool.of(pool.goal)):
         return set()  # one at a time
     others = {w.slot for w in pool.workers.values() if w.generation != pool.goal and w.live}
     return {min(others)} if others else set()
 
 
-def _conclude_roll(pool: Pool) -> Iterator[Effect]:
+def _conclude_roll(pool: Pool, now: float) -> Iterator[Effect]:
     """The roll is over when every slot has a ready worker of the goal; old ones may still be draining."""
     if pool.roll is None:
         return
@@ -211,6 +215,7 @@ def _conclude_roll(pool: Pool) -> Iterator[Effect]:
     operation, pool.generation, pool.roll = pool.roll.operation, pool.roll.generation, None
     yield pool.report("reloaded", f"Pool {pool.name} serves generation {pool.generation}")
     yield Concluded(operation, pool.name, Outcome.DONE)
+    yield from hooks.run(pool, HookName.AFTER_RELOAD, now)
 
 
 def _look_at_workers(pool: Pool, now: float) -> Iterator[Effect]:

@@ -21,16 +21,18 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from procman.core import hooks
 from procman.core.effect import Concluded, Level, Outcome, Report, Retire
 from procman.core.reason import Reason
 from procman.core.restart import Restarts
-from procman.core.spec import Kind
+from procman.core.spec import HookName, Kind
 from procman.core.worker import Input, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from procman.core.effect import Effect
+    from procman.core.hooks import Run
     from procman.core.spec import PoolSpec
     from procman.core.worker import ExitRecord, Worker
 
@@ -98,6 +100,8 @@ class Pool:
     next_spec: PoolSpec | None = None
     waiting_for_stop: list[str] = field(default_factory=list)
     waiting_for_start: list[str] = field(default_factory=list)
+    hooks: dict[int, Run] = field(default_factory=dict)  # those that run
+    hurried: bool = False  # no hook is waited for any more
 
     def __post_init__(self) -> None:
         self.target = self.spec.workers
@@ -156,7 +160,7 @@ class Pool:
 
     @property
     def empty(self) -> bool:
-        return not self.workers and not self.templates
+        return not self.workers and not self.templates and not self.hooks
 
     @property
     def state(self) -> PoolState:
@@ -166,14 +170,17 @@ class Pool:
             return PoolState.STOPPED if self.empty else PoolState.STOPPING
         if not self.released:
             return PoolState.WAITING
-        if self.roll is not None:
+        if self.roll is not None or hooks.reload_under_way(self) is not None:
             return PoolState.RELOADING
         return PoolState.RUNNING if self.served else PoolState.STARTING
 
     @property
     def deadline(self) -> float | None:
         """The first time at which something has to be looked at."""
-        times = [t for w in self.workers.values() for t in (w.deadline, w.look_at, w.ready_by) if t is not None]
+        times = [
+            t for w in self.workers.values() for t in (w.deadline, w.look_at, w.ready_by, w.probe_at) if t is not None
+        ]
+        times += [run.deadline for run in self.hooks.values() if run.deadline is not None]
         times += [t.deadline for t in self.templates.values() if t.deadline is not None]
         if self.active and not self.closing and self.restarts.not_before:
             times.append(self.restarts.not_before)
@@ -224,6 +231,7 @@ class Pool:
 
     def give_up_operations(self, why: str) -> Iterator[Effect]:
         """Nobody shall wait for what will not happen any more."""
+        yield from hooks.give_up_reload(self, Outcome.FAILED, why)
         if self.roll is not None:
             yield Concluded(self.roll.operation, self.name, Outcome.FAILED, why, self.failure)
             self.generation, self.roll = self.roll.generation, None
@@ -282,7 +290,7 @@ class Pool:
     def _retire_starting(self, generation: int, now: float) -> Iterator[Effect]:
         """Those that do not serve yet go at once; for those that serve already, see `plan`."""
         for worker in self.of(generation):
-            if worker.state is State.STARTING:
+            if worker.coming:
                 yield from self.retire(worker, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
     # -- what happens -------------------------------------------------------------------------------------
@@ -300,14 +308,20 @@ class Pool:
         self.restarts.probing = False
         if self.roll is not None and worker.generation == self.roll.generation:
             self.roll.canary_ready = True
+        worker.failure = ""
         yield self.report("ready", f"Worker {worker.label} alive", worker=worker)
+        yield from hooks.run(self, HookName.AFTER_START, now, worker)
 
     def retire(
         self, worker: Worker, reason: Reason, now: float, *, grace: float | None, signum: int | None = None
     ) -> Iterator[Effect]:
         """Ask one worker to go."""
+        before = worker.state
         if worker.move(Input.RETIRE, now, reason=reason, grace=grace):
-            yield Retire(worker.id, reason, signum)
+            if before is State.READY and hooks.parts(self, worker):
+                yield hooks.part(self, worker, reason, signum, now)
+            elif before is not State.PREPARING:
+                yield Retire(worker.id, reason, signum)
             yield self.report("retiring", f"Worker {worker.label} retires: {reason}", worker=worker, reason=reason)
 
     # -- words --------------------------------------------------------------------------------------------

@@ -85,6 +85,35 @@ class Backoff:
     lived: float = 5.0  # a worker ready for this long did not die young
 
 
+class HookName(StrEnum):
+    """When a hook runs."""
+
+    BEFORE_START = "before_start"
+    AFTER_START = "after_start"
+    BEFORE_STOP = "before_stop"
+    AFTER_STOP = "after_stop"
+    BEFORE_RELOAD = "before_reload"
+    AFTER_RELOAD = "after_reload"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """A command for each moment, program and arguments; empty: none. ``timeout`` bounds each of them."""
+
+    before_start: tuple[str, ...] = ()
+    after_start: tuple[str, ...] = ()
+    before_stop: tuple[str, ...] = ()
+    after_stop: tuple[str, ...] = ()
+    before_reload: tuple[str, ...] = ()
+    after_reload: tuple[str, ...] = ()
+    timeout: float = 30.0
+
+    def command(self, hook: HookName) -> tuple[str, ...]:
+        """What runs at that moment; empty when nothing does."""
+        command: tuple[str, ...] = getattr(self, hook.value)
+        return command
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpWork:
     app: str
@@ -118,13 +147,56 @@ class LongpollingWork:
     poll_timeout: float = 50.0
 
 
+class ProbeKind(StrEnum):
+    """How a command is asked whether it is ready."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Asks a command, again and again, whether it is ready.
+
+    ``target`` is one URL, one address, or a program and its arguments; ``${slot}`` in it stands for the worker's slot.
+    """
+
+    kind: ProbeKind
+    target: tuple[str, ...]
+    interval: float = 0.5  # from the begin of one to the begin of the next
+    timeout: float = 2.0  # for one answer
+
+
+# When a command is ready, if it has no probe.
+ALIVE = "alive"
+NOTIFY = "notify"
+# Where output goes, if not to a file.
+INHERIT = "inherit"
+NULL = "null"
+LOG = "log"
+
+
+class KillMode(StrEnum):
+    """What is killed with, or after, a worker."""
+
+    TREE = "tree"  # every process that descends from it
+    PROCESS = "process"  # the process alone, and its group if it is a command
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecWork:
-    """Ready after having lived for ``start_seconds``, or by sd_notify(3) when ``notify``."""
+    """``ready``: "alive" after having lived for ``start_seconds``, "notify" by sd_notify(3), or by a probe."""
 
     command: tuple[str, ...]
     start_seconds: float = 1.0
-    notify: bool = False
+    ready: str | Probe = ALIVE
+    sockets: tuple[tuple[str, Address], ...] = ()  # by name, as LISTEN_FDNAMES gives them
+
+    @property
+    def notify(self) -> bool:
+        """It says itself that it is ready."""
+        return self.ready == NOTIFY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +238,11 @@ class PoolSpec:
     umask: int | None = None
     nice: int | None = None
     rlimits: tuple[tuple[str, int], ...] = ()
+    oom_score_adj: int | None = None
+    stdout: str = INHERIT  # or "null", "log" (commands only), or a path
+    stderr: str = INHERIT
+    kill_mode: KillMode = KillMode.TREE
+    hooks: Hooks = field(default_factory=Hooks)
 
     @property
     def concurrent(self) -> bool:
@@ -211,4 +288,6 @@ class DaemonSpec:
 
 def listening_addresses(spec: PoolSpec) -> tuple[Address, ...]:
     """Where the pool listens."""
+    if isinstance(spec.work, ExecWork):
+        return tuple(address for _, address in spec.work.sockets)
     return spec.work.binds if isinstance(spec.work, (HttpWork, LongpollingWork)) else ()

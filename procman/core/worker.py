@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from procman.core.reason import Reason
-from procman.core.spec import ExecWork, Kind
+from procman.core.spec import ALIVE, ExecWork, Kind, Probe
 
 if TYPE_CHECKING:
     from procman.core.spec import PoolSpec
@@ -31,6 +31,7 @@ EVIDENCE_PATIENCE = 2.0
 
 
 class State(Enum):
+    PREPARING = "preparing"  # before_start runs, and there is no process yet
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
@@ -40,6 +41,7 @@ class State(Enum):
 
 
 class Input(Enum):
+    PREPARED = "prepared"  # before_start has ended well
     READY = "ready"  # the worker says so
     RETIRE = "retire"  # the pool, or the worker itself, wants it to go politely
     CONDEMN = "condemn"  # a hard limit, or an impatient human, wants it to go
@@ -49,7 +51,14 @@ class Input(Enum):
     EXITED = "exited"  # the process is gone
 
 
+INITIAL = (State.PREPARING, State.STARTING)
+
 TRANSITIONS: dict[tuple[State, Input], State] = {
+    (State.PREPARING, Input.PREPARED): State.STARTING,
+    (State.PREPARING, Input.RETIRE): State.DRAINING,
+    (State.PREPARING, Input.CONDEMN): State.KILLING,
+    (State.PREPARING, Input.KILL): State.KILLING,
+    (State.PREPARING, Input.EXITED): State.GONE,
     (State.STARTING, Input.READY): State.READY,
     (State.STARTING, Input.RETIRE): State.DRAINING,
     (State.STARTING, Input.CONDEMN): State.DUMPING,
@@ -93,6 +102,9 @@ class Worker:
     ready_at: float | None = None
     deadline: float | None = None
     ready_by: float | None = None  # exec: ready by having lived until then
+    probe_at: float | None = None  # exec: to be asked then whether it is ready
+    probed_at: float = 0.0  # exec: when it was last asked that
+    parting: tuple[Reason, int | None] | None = None  # to be asked to go, by this signal, when before_stop has ended
     look_at: float | None = None
     interrupted_unit: float | None = None  # the unit that was asked to end, by its start; when, and why
     interrupted_at: float = 0.0
@@ -113,7 +125,12 @@ class Worker:
     @property
     def live(self) -> bool:
         """It serves, or is about to."""
-        return self.state in (State.STARTING, State.READY)
+        return self.state in (State.PREPARING, State.STARTING, State.READY)
+
+    @property
+    def coming(self) -> bool:
+        """It is about to serve."""
+        return self.state in INITIAL
 
     @property
     def dumpable(self) -> bool:
@@ -155,7 +172,7 @@ class Worker:
             after = State.KILLING
         if self.reason is None or what is Input.CONDEMN or self.state is State.DRAINING:
             self.reason = reason or (EXPIRED.get(self.state) if what is Input.EXPIRE else None) or self.reason
-        self.state, self.ready_by, self.since = after, None, now
+        self.state, self.ready_by, self.probe_at, self.since = after, None, None, now
         self.deadline = self._deadline(now, grace)
         if after is State.READY:
             self.ready_at = now
@@ -179,9 +196,12 @@ class Worker:
             self.deadline = self.spawned_at + self.spec.start_timeout
 
     def command_runs(self, now: float) -> None:
-        """The worker has become its command, which counts as ready by having lived, or says so itself."""
-        if self.state is State.STARTING and isinstance(self.spec.work, ExecWork) and not self.spec.work.notify:
-            self.ready_by = now + self.spec.work.start_seconds
+        """The worker has become its command, which counts as ready by having lived, or is asked, or says so itself."""
+        if self.state is State.STARTING and isinstance(self.spec.work, ExecWork):
+            if self.spec.work.ready == ALIVE:
+                self.ready_by = now + self.spec.work.start_seconds
+            elif isinstance(self.spec.work.ready, Probe):
+                self.probe_at = now
 
     def idle_drain_over(self, beat: float) -> float:
         """When a graceful drain ends all the same, for a worker that has no unit which it could be finishing.

@@ -13,10 +13,12 @@ from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.handover import Reader, Writer, dump, restore
 from procman.core.pool import SURGE
-from tests.support.simulation import Kind, Limits, World, pool
+from procman.core.spec import HookName, Hooks
+from tests.support.simulation import Kind, Limits, World, pool, probed
 
-POOLS = ("web", "jobs", "command", "db")
-FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable")
+POOLS = ("web", "jobs", "command", "asked", "hooked", "db")
+HOOKS = Hooks(**{hook.value: ("true",) for hook in HookName}, timeout=3.0)
+FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable", "not_answering")
 
 
 class Twins:
@@ -47,7 +49,9 @@ class Supervision(RuleBasedStateMachine):
         self.world = World(
             pool("web", workers=web, depends_on=("db",), limits=Limits(time_real=20.0), stop_timeout=5.0),
             pool("jobs", Kind.JOBRUNNER, workers=1, depends_on=("db",), stop_timeout=5.0),
-            pool("command", Kind.EXEC, workers=2, stop_timeout=5.0),
+            pool("command", Kind.EXEC, workers=2, stop_timeout=5.0, hooks=HOOKS),
+            probed("asked", workers=2, stop_timeout=5.0),
+            pool("hooked", workers=2, stop_timeout=5.0, hooks=HOOKS),
             pool("db", Kind.POSTGRES, stop_timeout=5.0),
             seed=chance,
         )
@@ -78,6 +82,15 @@ class Supervision(RuleBasedStateMachine):
     @rule(fault=st.sampled_from(FAULTS), name=st.sampled_from(POOLS))
     def break_something(self, fault, name):
         getattr(self.world, fault).add(name)
+
+    @rule(hook=st.sampled_from(sorted(HookName)), fault=st.sampled_from(["failing_hooks", "hanging_hooks"]))
+    def break_hook(self, hook, fault):
+        getattr(self.world, fault).add(hook.value)
+
+    @rule()
+    def mend_hooks(self):
+        self.world.failing_hooks.clear()
+        self.world.hanging_hooks.clear()
 
     @rule(name=st.sampled_from(POOLS))
     def mend(self, name):
@@ -125,6 +138,10 @@ class Supervision(RuleBasedStateMachine):
         """The daemon is executed anew: what the next image restores goes on beside what was, and both do the same."""
         self.world.arbiter = Twins(getattr(self.world.arbiter, "first", self.world.arbiter))
 
+    def prepared(self):
+        """Those for whom a before_start ran: some of them never had a process."""
+        return [run for run in self.world.of(do.RunHook) if run.hook is HookName.BEFORE_START]
+
     @invariant()
     def never_more_processes_than_target_and_surge_live(self):
         for p in self.world.arbiter.pools.values():
@@ -139,11 +156,12 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def one_exit_record_for_each_worker(self):
-        ended = [r.pid for r in self.world.of(do.Report) if r.event == "exited"]
+        exited = [r for r in self.world.of(do.Report) if r.event == "exited"]
+        ended = [r.pid for r in exited if r.pid is not None]
         assert len(ended) == len(set(ended))
-        assert len(self.world.of(do.Spawn)) == len(ended) + sum(
-            len(p.workers) for p in self.world.arbiter.pools.values()
-        )
+        workers = [w for p in self.world.arbiter.pools.values() for w in p.workers.values()]
+        begun = [s for s in self.world.of(do.Spawn) if not s.spec.hooks.before_start] + self.prepared()
+        assert len(begun) == len(exited) + len(workers)
 
     @invariant()
     def every_operation_ends_at_most_once_in_each_pool(self):
@@ -157,8 +175,23 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def a_shutdown_ends(self):
-        if self.shutdown_at is not None and self.world.now > self.shutdown_at + 3 * (5.0 + 2.0) + 5.0:
+        if (
+            self.shutdown_at is not None
+            and self.world.now > self.shutdown_at + 3 * (5.0 + 2.0) + 5.0 + 2 * HOOKS.timeout
+        ):
             assert self.world.left is not None
+
+    @invariant()
+    def no_process_starts_before_its_before_start_has_ended_well(self):
+        prepared = {
+            w.id for p in self.world.arbiter.pools.values() for w in p.workers.values() if w.state.value == "preparing"
+        }
+        assert not prepared & {spawn.worker for spawn in self.world.of(do.Spawn)}
+
+    @invariant()
+    def nothing_waits_for_a_hook_that_does_not_run(self):
+        for p in self.world.arbiter.pools.values():
+            assert set(p.hooks) == {number for number, run in self.world.hooks.items() if run.spec.name == p.name}
 
     @invariant()
     def nothing_is_killed_for_a_limit_before_its_stacks_were_asked_for(self):
@@ -173,6 +206,7 @@ class Supervision(RuleBasedStateMachine):
             # Whatever has happened: mended and given time and a word, everything serves.
             for name in POOLS:
                 self.mend(name)
+            self.mend_hooks()
             self.world.unit_started.clear()
             for name in POOLS:
                 self.world.send(ev.StartAsked(self.operation(), (name,)))

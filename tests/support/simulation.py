@@ -17,6 +17,8 @@ from procman.core.spec import (
     Limits,
     PoolSpec,
     PostgresWork,
+    Probe,
+    ProbeKind,
 )
 
 WORK = {
@@ -31,6 +33,12 @@ WORK = {
 def pool(name, kind=Kind.HTTP, **policy):
     """A pool spec with little policy."""
     return PoolSpec(name=name, kind=kind, work=WORK[kind], **policy)
+
+
+def probed(name, **policy):
+    """An exec pool whose commands are asked whether they are ready, every second."""
+    probe = Probe(kind=ProbeKind.HTTP, target=("http://127.0.0.1:1/",), interval=1.0)
+    return PoolSpec(name=name, kind=Kind.EXEC, work=ExecWork(command=("serve",), ready=probe), **policy)
 
 
 class World:
@@ -57,6 +65,10 @@ class World:
         self.beats = {}  # worker id -> when it last showed that it is alive
         self.cpu_share = 0.0  # how much of its time a unit spends on the CPU
         self.hung = set()  # names of pools whose workers do not answer when asked whether they are alive
+        self.failing_hooks = set()  # names of hooks that fail
+        self.hanging_hooks = set()  # names of hooks that run until they are ended
+        self.hooks = {}  # id -> RunHook, of those that run
+        self.not_answering = set()  # names of pools whose commands are not ready yet, when they are asked
         self.left = None
         self._queue = deque()
 
@@ -85,6 +97,16 @@ class World:
             assert not (stuck and len(self.effects) == before and self.arbiter.deadline() == deadline), "spinning"
         self.now = end
         return self.effects[first:]
+
+    def end_hook(self, number, complaint=""):
+        """A hook that runs ends; to be followed by something that is sent."""
+        hook = self.hooks.pop(number)
+        self._queue.append(ev.HookEnded(hook.spec.name, number, complaint, self.chance))
+
+    def finish_hook(self, name, complaint=""):
+        """One hook of that name ends by itself."""
+        self.end_hook(next(number for number, run in self.hooks.items() if run.hook.value == name), complaint)
+        return self.send(ev.Tick())
 
     def thaw(self):
         """Let the templates that do not fork do all that they were asked for."""
@@ -172,6 +194,17 @@ class World:
             case do.Ping(worker):
                 if worker in self.alive and self.alive[worker].spec.name not in self.hung:
                     self.beats[worker] = self.now
+            case do.Ask(worker):
+                if worker in self.alive:
+                    refused = self.alive[worker].spec.name in self.not_answering
+                    self._queue.append(ev.Probed(worker, "connection refused" if refused else ""))
+            case do.RunHook():
+                self.hooks[effect.id] = effect
+                if effect.hook.value not in self.hanging_hooks:
+                    self.end_hook(effect.id, "status 1" if effect.hook.value in self.failing_hooks else "")
+            case do.EndHook(number):
+                if number in self.hooks:
+                    self.end_hook(number, "signal 9")
             case do.Leave(status):
                 self.left = status
 
@@ -206,4 +239,4 @@ def sample(unit_started):
     )
 
 
-__all__ = ["Kind", "Limits", "World", "pool", "sample"]
+__all__ = ["Kind", "Limits", "World", "pool", "probed", "sample"]

@@ -7,8 +7,8 @@ import json
 from hypothesis import strategies as st
 
 from procman.config import keys
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, KINDS, LIMITS, POOL, UNBUILT
-from procman.core.spec import Kind
+from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, KINDS, LIMITS, POOL, UNBUILT
+from procman.core.spec import HookName, Kind
 
 
 def toml(value):
@@ -56,6 +56,15 @@ def one_or_more(strategy):
     return strategy | st.lists(strategy, min_size=1, max_size=3)
 
 
+probes = st.fixed_dictionaries({"http": st.just("http://[::1]:80${slot}/ready?a=b")}) | st.fixed_dictionaries(
+    {
+        "tcp": st.sampled_from(["localhost:6379", "unix:x ${slot}.sock"]),
+        "interval": durations,
+        "timeout": durations,
+    }
+)
+probes |= st.fixed_dictionaries({"command": st.lists(texts, min_size=1, max_size=3)}, optional={"timeout": durations})
+
 # By name, for every key that is built; test_every_key_is_tried sees to that.
 VALUES = {
     "procman": {
@@ -85,7 +94,8 @@ VALUES = {
         "max_body": sizes,
         "body_buffer": sizes,
         "poll_timeout": durations,
-        "ready": st.sampled_from(["alive", "notify"]),
+        "ready": st.sampled_from(["alive", "notify"]) | probes,
+        "sockets": st.nothing(),
         "start_seconds": durations | st.just(0),
         "autostart": st.booleans(),
         "essential": st.booleans(),
@@ -107,8 +117,13 @@ VALUES = {
         "rlimits": st.dictionaries(
             st.sampled_from(["nofile", "core", "data"]), st.integers(0, 10**9) | st.just("unlimited")
         ),
+        "oom_score_adj": st.integers(-1000, 1000),
+        "stdout": st.sampled_from(["inherit", "null"]) | paths,
+        "stderr": st.sampled_from(["inherit", "null"]) | paths,
+        "kill_mode": st.sampled_from(["tree", "process"]),
         "limits": st.nothing(),
         "backoff": st.nothing(),
+        "hooks": st.nothing(),
     },
     "pools.NAME.limits": {
         "memory_soft": or_none(sizes.filter(lambda size: isinstance(size, str))),
@@ -127,6 +142,10 @@ VALUES = {
         "most": st.floats(10, 1000),
         "lived": durations,
     },
+    "pools.NAME.hooks": {
+        **{hook.value: st.lists(texts, max_size=3) for hook in HookName},
+        "timeout": durations,
+    },
 }
 
 
@@ -135,7 +154,7 @@ def some_of(draw, title, kind=None, always=()):
     """Some keys of a table that the kind takes, with values."""
     names = {
         key.name
-        for key in {table.title: table for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF)}[title].keys
+        for key in {table.title: table for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)}[title].keys
         if key.default is not UNBUILT and (kind is None or kind in key.kinds)
     }
     values = VALUES[title]
@@ -163,6 +182,12 @@ def pools(draw, name, kind, number):
         pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
     if draw(st.booleans()):
         pairs["backoff"] = draw(some_of("pools.NAME.backoff"))
+    if draw(st.booleans()):
+        pairs["hooks"] = draw(some_of("pools.NAME.hooks"))
+    if kind is Kind.EXEC and draw(st.booleans()):
+        pairs["sockets"] = {"web": f"127.0.0.1:{7000 + number}", "a-b": f"unix:{number} b.sock"}
+        pairs["command"] = [*pairs["command"], "${fd:web}", "--${slot}"]
+        pairs["stdout"] = "log"
     if kind is not Kind.EXEC and draw(st.booleans()):
         pairs["limits"] = draw(some_of("pools.NAME.limits", kind, ["requests", "age"]))
     if name == "beside":
@@ -205,7 +230,7 @@ def any_documents(draw):
     for name in draw(st.sets(st.sampled_from(["a", "b", "postgres", "c"]), max_size=4)):
         pairs = draw(st.dictionaries(st.sampled_from(names["pools.NAME"]), anything, max_size=5))
         kind = draw(st.sampled_from([*sorted(KINDS), "nothing", 1]))
-        for nested in ("limits", "backoff"):
+        for nested in ("limits", "backoff", "hooks"):
             if draw(st.booleans()):
                 some = st.sampled_from(names[f"pools.NAME.{nested}"])
                 pairs[nested] = draw(st.dictionaries(some, anything, max_size=3))
@@ -215,5 +240,5 @@ def any_documents(draw):
 
 def built_keys():
     """The names of all keys that are built, by table."""
-    tables = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF)
+    tables = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)
     return {one.title: {key.name for key in one.keys if key.default is not keys.UNBUILT} for one in tables}

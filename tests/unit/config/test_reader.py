@@ -188,7 +188,7 @@ def test_the_other_kinds(reading):
         CronWork(modules=("shop.tasks", "shop.reports")),
         JobrunnerWork(channels="root:1", target="http", addresses=(ADDRESS,)),
         LongpollingWork(app=None, binds=(TcpAddress(host="127.0.0.1", port=8072),), poll_timeout=10.0),
-        ExecWork(command=("redis-server", "--port", "0"), notify=True),
+        ExecWork(command=("redis-server", "--port", "0"), ready="notify"),
     ]
     assert [pool.name for pool in spec.pools] == ["http", "cron", "jobs", "push", "cache"]
 

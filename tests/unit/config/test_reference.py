@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, LIMITS, POOL, UNBUILT, WORK, Nested
+from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, LIMITS, POOL, UNBUILT, WORK, Nested
 from procman.config.problems import Code
 from procman.config.reference import reference
 from procman.core.spec import Backoff, Kind, Limits, PoolSpec
@@ -23,7 +23,7 @@ def test_the_page_is_up_to_date():
 
 def test_every_key_and_every_code_is_in_it():
     page = reference()
-    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF):
+    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS):
         for key in table.keys:
             assert f"`{key.name}`" in page
             assert key.doc or key.default is UNBUILT

@@ -13,6 +13,7 @@ from procman.core import handover
 from procman.core.arbiter import Arbiter
 from procman.core.handover import ARBITER, DERIVED, Reader, Unreadable, Writer, dump, restore
 from procman.core.pool import Pool
+from procman.core.spec import Hooks
 from procman.core.worker import State
 from tests.support.simulation import Kind, World, pool
 
@@ -31,7 +32,13 @@ def again(arbiter):
 @pytest.fixture
 def world():
     """A world in which much has happened: a reload that is half way, a parked pool, exits, a stopped pool."""
-    world = World(pool("web", workers=3), pool("sick", workers=2), pool("cmd", Kind.EXEC, workers=2), pool("off"))
+    world = World(
+        pool("web", workers=3, hooks=Hooks(after_stop=("clean",), timeout=900)),
+        pool("sick", workers=2),
+        pool("cmd", Kind.EXEC, workers=2),
+        pool("off"),
+    )
+    world.hanging_hooks.add("after_stop")
     world.stillborn.add("sick")
     world.start()
     world.send(ev.StopAsked("stop-1", ("off",)))
@@ -147,7 +154,8 @@ def test_what_can_not_be_understood_is_an_error_that_says_where(world, spoil, sa
 
 
 def test_a_shutdown_under_way_goes_on():
-    world = World(pool("web", workers=2))
+    web = pool("web", workers=3, hooks=Hooks(after_stop=("clean",), timeout=900))
+    world = World(web, pool("sick", workers=2), pool("cmd", Kind.EXEC, workers=2), pool("off"))
     world.start()
     world.stubborn.add("web")
     world.send(ev.ShutdownAsked(ev.Haste.BOUNDED))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from procman.core.reason import Reason
-from procman.core.worker import TRANSITIONS, Input, State, Worker
+from procman.core.worker import INITIAL, TRANSITIONS, Input, State, Worker
 from tests.support.simulation import Kind, pool
 
 
@@ -32,7 +32,7 @@ def test_every_state_but_the_last_ends_when_the_process_does(state):
 
 
 def test_every_state_is_reachable_and_only_gone_is_final():
-    reached = {State.STARTING}
+    reached = set(INITIAL)
     while True:
         more = {after for (before, _), after in TRANSITIONS.items() if before in reached} - reached
         if not more:
