@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from procman.core import event as ev
 from procman.core import lifecycle as say
 from procman.core.pool import describe_status
-from procman.core.spec import ExecWork, JobrunnerWork, Kind
+from procman.core.spec import LOG, ExecWork, JobrunnerWork, Kind
 from procman.daemon.readiness import ReadinessSocket
 from procman.errors import ChannelClosed
 from procman.unix import process
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from procman.core.spec import DaemonSpec, PoolSpec
     from procman.daemon.listeners import Listeners
     from procman.daemon.loop import Loop
+    from procman.daemon.output import Outputs
     from procman.observe.scoreboard import Scoreboard
 
 log = logging.getLogger("procman.arbiter")
@@ -55,6 +56,7 @@ class Process:
     channel: Channel | None
     pid: int | None = None
     pidfd: int | None = None
+    generation: int = 0
 
     def end_channel(self, loop: Loop) -> None:
         """Listen to it no more, and speak to it no more."""
@@ -66,7 +68,6 @@ class Process:
 
 @dataclass(eq=False)
 class TemplateProcess(Process):
-    generation: int = 0
     traceback: str = ""
 
 
@@ -74,7 +75,6 @@ class TemplateProcess(Process):
 class WorkerProcess(Process):
     id: int = 0
     slot: int = 0
-    generation: int = 0
     record: int | None = None
     dump_fd: int | None = None
     on_dump: list[Callable[[str], None]] = field(default_factory=list)
@@ -86,13 +86,29 @@ class WorkerProcess(Process):
             os.lseek(self.dump_fd, 0, os.SEEK_SET)
 
 
+@dataclass(eq=False)
+class Errand(Process):
+    """A command that is run for a pool and comes to an end. ``failure``: why it could not even be executed."""
+
+    on_end: Callable[[int | None], None] = lambda status: None
+    failure: str = ""
+
+
 class Children:
     """Performs the effects that concern processes; what happens to them is given to ``emit`` as events."""
 
     def __init__(
-        self, spec: DaemonSpec, loop: Loop, board: Scoreboard, listeners: Listeners, emit: Callable[[Event], None]
+        self,
+        spec: DaemonSpec,
+        loop: Loop,
+        board: Scoreboard,
+        listeners: Listeners,
+        outputs: Outputs,
+        emit: Callable[[Event], None],
     ) -> None:
         self.spec = spec
+        self._outputs = outputs
+        self._errands: set[Errand] = set()
         self.workers: dict[int, WorkerProcess] = {}
         self._templates: dict[tuple[str, int], TemplateProcess] = {}
         self._loop = loop
@@ -151,9 +167,23 @@ class Children:
                     self._fork(worker, seat, theirs.fileno(), dump_fd)
                 else:
                     self._execute(worker, MODULES[spec.kind], theirs.fileno())
-                    self._boot(worker, seat, [self._board.fd, dump_fd, *self._listeners.fds(spec)])
+                    with self._output(worker) as output:
+                        self._boot(worker, seat, [*self._furniture(worker), *self._listeners.fds(spec), *output])
         except (OSError, ChannelClosed, IndexError) as error:
             self._spawn_failed(worker, error)
+
+    def run(self, errand: Errand, seat: say.Seat, output_fd: int) -> None:
+        """Execute the errand's command, whose output goes to this descriptor. Raises OSError, ChannelClosed."""
+        self._errands.add(errand)
+        try:
+            with self._channel_for(errand) as theirs:
+                self._execute(errand, MODULES[Kind.EXEC], theirs.fileno())
+                self._boot(errand, seat, [output_fd])
+        except (OSError, ChannelClosed):
+            errand.end_channel(self._loop)
+            if errand.pid is None:
+                self._errands.discard(errand)
+            raise
 
     def retire(self, effect: Retire) -> None:
         worker = self.workers.get(effect.worker)
@@ -208,7 +238,7 @@ class Children:
         """After SIGCHLD: collect those that were not ours yet when they ended, and orphans nobody asks about."""
         for ended in list(self._ended):
             self._try_reap(ended)
-        known = {child.pid: child for child in (*self.workers.values(), *self._templates.values())}
+        known = {child.pid: child for child in self._all()}
         self._unswept = False
         while (pid := process.next_ended_child()) is not None:
             if (child := known.get(pid)) is not None:
@@ -221,6 +251,11 @@ class Children:
                 return
             else:
                 process.reap(pid)
+
+    def _all(self) -> Iterator[TemplateProcess | WorkerProcess | Errand]:
+        yield from self.workers.values()
+        yield from self._templates.values()
+        yield from self._errands
 
     def close(self) -> None:
         """End the templates' channels; for the very end, when no worker is left."""
@@ -239,6 +274,24 @@ class Children:
             child.channel.know_senders()
             yield theirs
 
+    @contextmanager
+    def _output(self, worker: WorkerProcess) -> Iterator[list[int]]:
+        """The pipe that the worker writes its output to, if that is to be logged. Raises OSError."""
+        if LOG not in (worker.spec.stdout, worker.spec.stderr):
+            yield []
+            return
+        stream = self._outputs.open(worker.spec.name, worker.name)
+        try:
+            yield [stream.writer]
+        finally:
+            stream.given()
+
+    def _furniture(self, worker: WorkerProcess) -> list[int]:
+        """What workers that run procman's own code are given besides: the scoreboard, the file for their stacks."""
+        if worker.spec.kind is Kind.EXEC or worker.dump_fd is None:
+            return []
+        return [self._board.fd, worker.dump_fd]
+
     def _execute(self, child: Process, module: str, channel_fd: int) -> None:
         ours = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
         env = {**ours, **dict(child.spec.env)}
@@ -249,7 +302,7 @@ class Children:
         if isinstance(child, WorkerProcess):
             self._emit(ev.WorkerSpawned(child.id, child.pid))
 
-    def _boot(self, child: TemplateProcess | WorkerProcess, seat: say.Seat | None, fds: list[int]) -> None:
+    def _boot(self, child: TemplateProcess | WorkerProcess | Errand, seat: say.Seat | None, fds: list[int]) -> None:
         if child.channel is None:
             raise ChannelClosed("closed")
         self._listen(child)
@@ -290,11 +343,11 @@ class Children:
 
     # -- listening ----------------------------------------------------------------------------------------
 
-    def _listen(self, child: TemplateProcess | WorkerProcess) -> None:
+    def _listen(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
         if child.channel is not None:
             self._loop.add_reader(child.channel.fileno(), lambda: self._on_channel(child))
 
-    def _on_channel(self, child: TemplateProcess | WorkerProcess) -> None:
+    def _on_channel(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
         while child.channel is not None:
             try:
                 received = child.channel.receive()
@@ -311,11 +364,16 @@ class Children:
                 os.close(fd)
             if isinstance(child, TemplateProcess):
                 self._template_says(child, message)
+            elif isinstance(child, Errand):
+                if isinstance(message, say.Failed):
+                    child.failure = message.traceback
             else:
                 self._worker_says(child, message)
 
-    def _on_end_of_channel(self, child: TemplateProcess | WorkerProcess) -> None:
+    def _on_end_of_channel(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
         child.end_channel(self._loop)
+        if isinstance(child, Errand):
+            return
         if child.pid is None and isinstance(child, WorkerProcess):
             self._worker_ended(child, None)  # nobody will ever say who it was
         elif child.spec.kind is Kind.EXEC and isinstance(child, WorkerProcess):
@@ -401,7 +459,7 @@ class Children:
             self._gone(child, status)
 
     def _gone(self, child: Process, status: int | None) -> None:
-        if isinstance(child, (TemplateProcess, WorkerProcess)) and child.channel is not None:
+        if isinstance(child, (TemplateProcess, WorkerProcess, Errand)) and child.channel is not None:
             self._on_channel(child)  # its last words
         child.end_channel(self._loop)
         if child.pidfd is not None:
@@ -411,6 +469,9 @@ class Children:
             self._template_ended(child, status)
         elif isinstance(child, WorkerProcess):
             self._worker_ended(child, status)
+        elif isinstance(child, Errand):
+            self._errands.discard(child)
+            child.on_end(status)
 
     def _template_ended(self, template: TemplateProcess, status: int | None) -> None:
         del self._templates[template.spec.name, template.generation]

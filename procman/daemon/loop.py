@@ -41,6 +41,11 @@ class Loop:
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
         self._readers[fd] = callback
 
+    def add_writer(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back when ``fd`` can be written, or has failed; undone by `remove_reader`."""
+        self._epoll.register(fd, select.EPOLLOUT)
+        self._readers[fd] = callback
+
     def remove_reader(self, fd: int) -> None:
         """Call back no more; to be called before the descriptor is closed."""
         if self._readers.pop(fd, None) is not None:

@@ -28,11 +28,13 @@ from procman.core.spec import Kind
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
+from procman.daemon.errands import Errands
 from procman.daemon.figures import Figures
 from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
 from procman.daemon.looking import with_cpu_of_unit
 from procman.daemon.loop import Loop
+from procman.daemon.output import Outputs
 from procman.daemon.place import Place
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
@@ -94,7 +96,9 @@ class Daemon:
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.workers for pool in spec.pools)
         self._board = place.make_scoreboard(records)
         self._listeners = Listeners()
-        self.children = Children(spec, self._loop, self._board, self._listeners, self.emit)
+        self._outputs = Outputs(self._loop)
+        self.children = Children(spec, self._loop, self._board, self._listeners, self._outputs, self.emit)
+        self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
         self.commands = Commands(self)
@@ -147,6 +151,7 @@ class Daemon:
         signal.set_wakeup_fd(-1)
         self._listeners.close_unwanted(())
         self.children.close()
+        self._outputs.close()
         for name in ("_server", "publisher"):
             if hasattr(self, name):
                 getattr(self, name).close(SHUTDOWN_LINGER)
@@ -208,6 +213,17 @@ class Daemon:
                 self.children.ping(worker)
             case do.Look(pool, workers):
                 self._look(pool, workers)
+            case _:
+                self._run_errand(effect)
+
+    def _run_errand(self, effect: Effect) -> None:
+        match effect:
+            case do.RunHook():
+                self._errands.run_hook(effect)
+            case do.EndHook(number):
+                self._errands.end_hook(number)
+            case do.Ask(worker):
+                self._errands.ask(worker)
 
     def _dump(self, worker: int) -> None:
         if (process := self.children.workers.get(worker)) is not None:

@@ -13,6 +13,8 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from procman.core.lifecycle import Boot, ToChild
+from procman.core.spec import INHERIT, LOG, NULL
+from procman.core.target import in_slot
 from procman.errors import ChannelClosed
 from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
@@ -51,6 +53,9 @@ def receive_boot(channel_fd: int) -> tuple[Boot, Channel, list[int]]:
 def adopt_policy(spec: PoolSpec) -> None:
     """Take on what the pool's configuration says of its processes; raises OSError, KeyError or ValueError."""
     os.setsid()
+    if spec.oom_score_adj is not None:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(spec.oom_score_adj))
     if spec.umask is not None:
         os.umask(spec.umask)
     if spec.nice is not None:
@@ -59,6 +64,23 @@ def adopt_policy(spec: PoolSpec) -> None:
         limit_resource(name, most)
     drop_to(spec.user, spec.group)
     os.chdir(spec.working_dir)
+
+
+def redirect(spec: PoolSpec, *, slot: int | None = None, log_fd: int | None = None) -> None:
+    """Have the pool's standard output and error from now on; ``log_fd`` is where "log" goes. Raises OSError.
+
+    To be called before a change of user: files are opened by whoever the daemon runs as, like systemd's ``append:``.
+    """
+    for number, where in ((1, spec.stdout), (2, spec.stderr)):
+        if where == INHERIT or (where == LOG and log_fd is None):
+            continue
+        if where == LOG and log_fd is not None:
+            os.dup2(log_fd, number)
+            continue
+        path = os.devnull if where == NULL else where if slot is None else in_slot(where, slot)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC, 0o640)
+        os.dup2(fd, number)
+        os.close(fd)
 
 
 def limit_resource(name: str, most: int) -> None:
@@ -81,6 +103,7 @@ def executed(channel_fd: int) -> Child:
     scoreboard, dump_fd, *listener_fds = fds
     child = seat_child(boot, boot.seat, channel, Scoreboard(scoreboard), dump_fd, adopt_listeners(listener_fds))
     try:
+        redirect(boot.pool)
         adopt_policy(boot.pool)
         settle(child)
     except Exception:  # reported to the arbiter, then fatal

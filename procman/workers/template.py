@@ -48,6 +48,7 @@ class Template:
     def serve(self) -> None:
         """Import, say so, fork on request; returns when the arbiter closes the channel."""
         try:
+            boot.redirect(self._boot.pool)
             boot.adopt_policy(self._boot.pool)
             # Again, because a change of credentials has cleared it (prctl(2), PR_SET_PDEATHSIG).
             die_with_parent(signal.SIGKILL, self._parent)

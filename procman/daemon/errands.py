@@ -1,0 +1,164 @@
+"""Commands that the daemon runs for a pool and that come to an end: hooks, and probes that are commands.
+
+Each runs as the pool's own processes do, by the same shim, with its output in the log. When it is over, by itself or
+by force, so is everything that it has started.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from procman.core import event as ev
+from procman.core.lifecycle import Seat
+from procman.core.pool import describe_status
+from procman.core.spec import LOG, ExecWork, Hooks, KillMode, Kind, Probe, ProbeKind
+from procman.core.target import target
+from procman.daemon.asking import Question
+from procman.daemon.children import Errand
+from procman.errors import ChannelClosed
+from procman.unix import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.core.effect import RunHook
+    from procman.core.event import Event
+    from procman.core.spec import PoolSpec
+    from procman.daemon.children import Children
+    from procman.daemon.loop import Loop
+    from procman.daemon.output import Outputs, Stream
+
+
+@dataclass(eq=False)
+class Running:
+    """An errand under way; `done` is called once, with why it has failed, or an empty text."""
+
+    errand: Errand
+    stream: Stream
+    done: Callable[[str], None] | None
+
+    def finish(self, complaint: str) -> None:
+        """It is over, as far as anybody waits for it."""
+        done, self.done = self.done, None
+        if done is not None:
+            done(complaint)
+
+
+class Errands:
+    """Performs the effects RunHook, EndHook and Ask."""
+
+    def __init__(self, loop: Loop, children: Children, outputs: Outputs, emit: Callable[[Event], None]) -> None:
+        self._loop = loop
+        self._children = children
+        self._outputs = outputs
+        self._emit = emit
+        self._hooks: dict[int, Running] = {}
+
+    # -- hooks --------------------------------------------------------------------------------------------
+
+    def run_hook(self, effect: RunHook) -> None:
+        told: dict[str, object] = {
+            "PROCMAN_POOL": effect.spec.name,
+            "PROCMAN_HOOK": effect.hook.value,
+            "PROCMAN_GENERATION": effect.generation,
+            "PROCMAN_SLOT": effect.slot,
+            "PROCMAN_PID": effect.pid,
+            "PROCMAN_REASON": effect.reason,
+        }
+        env = tuple((name, str(value)) for name, value in told.items() if value is not None)
+
+        def done(complaint: str) -> None:
+            self._hooks.pop(effect.id, None)
+            self._emit(ev.HookEnded(effect.spec.name, effect.id, complaint, random.random()))
+
+        name = f"{effect.worker or effect.spec.name}.{effect.hook}"
+        seat = Seat(name=effect.worker or "", slot=effect.slot or 0, generation=effect.generation, record=0)
+        running = self._run(_errand_spec(effect.spec, effect.spec.hooks.command(effect.hook), env), name, seat, done)
+        if running is not None:
+            self._hooks[effect.id] = running
+
+    def end_hook(self, number: int) -> None:
+        running = self._hooks.pop(number, None)
+        if running is not None:
+            self._kill(running)
+            running.finish("killed")
+
+    # -- probes -------------------------------------------------------------------------------------------
+
+    def ask(self, worker_id: int) -> None:
+        worker = self._children.workers.get(worker_id)
+        if worker is None or not isinstance(worker.spec.work, ExecWork):
+            return
+        probe = worker.spec.work.ready
+        if not isinstance(probe, Probe):
+            return
+
+        def answer(complaint: str) -> None:
+            self._emit(ev.Probed(worker_id, complaint))
+
+        if probe.kind is not ProbeKind.COMMAND:
+            Question(self._loop, target(probe, worker.slot), probe.timeout, answer)
+            return
+        env = (("PROCMAN_POOL", worker.spec.name), ("PROCMAN_SLOT", str(worker.slot)), ("PROCMAN_PID", str(worker.pid)))
+        seat = Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=0)
+        running = self._run(_errand_spec(worker.spec, probe.target, env), f"{worker.name}.probe", seat, answer)
+        if running is not None:
+            self._loop.call_later(probe.timeout, lambda: self._too_late(running, probe.timeout))
+
+    def _too_late(self, running: Running, timeout: float) -> None:
+        if running.done is not None:
+            self._kill(running)
+            running.finish(f"no answer within {timeout:g} s")
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def _run(self, spec: PoolSpec, name: str, seat: Seat, done: Callable[[str], None]) -> Running | None:
+        try:
+            stream = self._outputs.open(spec.name, name)
+        except OSError as error:
+            done(f"it can't be run: {error}")
+            return None
+        errand = Errand(name=name, spec=spec, channel=None)
+        running = Running(errand, stream, done)
+        errand.on_end = lambda status: self._ended(running, status)
+        try:
+            self._children.run(errand, seat, stream.writer)
+        except (OSError, ChannelClosed) as error:
+            errand.failure = f"it can't be run: {error}"
+            if errand.pid is None:
+                self._ended(running, None)
+                return None
+        stream.given()
+        return running
+
+    def _kill(self, running: Running) -> None:
+        errand = running.errand
+        if errand.pidfd is not None and errand.pid is not None:
+            process.send_signal(errand.pidfd, signal.SIGKILL)
+            process.kill_session(errand.pid)
+
+    def _ended(self, running: Running, status: int | None) -> None:
+        running.stream.finish()
+        if status == 0:
+            running.finish("")
+            return
+        last = running.errand.failure or running.stream.last
+        running.finish(f"{describe_status(status)}, {last}" if last else describe_status(status))
+
+
+def _errand_spec(spec: PoolSpec, command: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> PoolSpec:
+    """The pool as its errand sees it: one command, under the same policy."""
+    return replace(
+        spec,
+        kind=Kind.EXEC,
+        work=ExecWork(command=command),
+        env=(*spec.env, *env),
+        stdout=LOG,
+        stderr=LOG,
+        stop_signal="KILL",
+        kill_mode=KillMode.TREE,
+        hooks=Hooks(),
+    )
