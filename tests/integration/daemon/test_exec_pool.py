@@ -170,7 +170,10 @@ def test_named_sockets_are_passed_and_outlive_workers_and_reloads(short_path):
         daemon.procmanctl("reload", "web")
         assert daemon.pool("web")["listens"][1] == address
         assert hear(address)["pid"] != first["pid"]
-        os.kill(daemon.worker("web.1")["pid"], 9)
+        pid = daemon.worker("web.1")["pid"]
+        os.kill(pid, 9)
+        # What is killed while it waits in accept(2) may yet take a connection with it.
+        daemon.wait(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
         assert hear(address)["pid"], "whoever connects while the worker is replaced is answered by the next"
 
 
