@@ -138,7 +138,7 @@ def test_one_that_is_not_ready_in_time_is_told_with_what_the_probe_said(short_pa
         "web",
         ["sleep", "1000"],
         ready={"http": f"http://127.0.0.1:{port}/", "interval": 0.05},
-        start_timeout=0.3,
+        start_timeout=2,
         max_restarts=1,
         backoff={"first": 0.01, "most": 0.01},
     )

@@ -20,8 +20,7 @@ from tests.support.simulation import Kind, World, pool
 
 def through_json(arbiter):
     writer = Writer()
-    data = json.loads(json.dumps({"arbiter": dump(arbiter, writer), "specs": writer.specs}))
-    return data
+    return json.loads(json.dumps({"arbiter": dump(arbiter, writer), "specs": writer.specs}))
 
 
 def again(arbiter):
