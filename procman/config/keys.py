@@ -56,6 +56,7 @@ from procman.core.spec import (
     LongpollingWork,
     MemoryMetric,
     PoolSpec,
+    Reload,
     Work,
 )
 
@@ -117,7 +118,7 @@ class Table:
 class Nested(Type[Any]):
     """A table in a table, which becomes an object of its own."""
 
-    def __init__(self, table: Table, make: type[Limits] | type[Backoff] | type[Hooks]) -> None:
+    def __init__(self, table: Table, make: type[Limits] | type[Backoff] | type[Hooks] | type[Reload]) -> None:
         self.table = table
         self.make = make
         self.expected = "a table"
@@ -281,6 +282,28 @@ HOOKS = Table(
     ),
 )
 
+RELOAD = Table(
+    title="pools.NAME.reload",
+    doc="How the workers of one generation give way to those of the next.",
+    keys=(
+        _key(
+            "surge",
+            Integer(0, 10_000),
+            "So many new workers may be starting beside a full pool; 0: an old one goes before its successor comes.",
+            of=Reload,
+            default=Computed("1; 0 for `exec` and `jobrunner`"),
+        ),
+        _key("max_unavailable", Integer(1, 10_000), "Without a surge: so many may be missing at a time.", of=Reload),
+        _key("canary", Boolean(), "The first new worker is alone until it is ready.", of=Reload),
+        _key(
+            "delay",
+            Duration(zero=True),
+            "Each new worker has to have served this long before it goes on; one that dies meanwhile ends the reload.",
+            of=Reload,
+        ),
+    ),
+)
+
 _WITH_WEB_APP = {Kind.HTTP, Kind.LONGPOLLING}
 
 POOL = Table(
@@ -421,6 +444,13 @@ POOL = Table(
         ),
         _key("max_restarts", Integer(1), "So many young deaths within `restart_window` park the pool.", of=PoolSpec),
         _key("restart_window", Duration(), "See `max_restarts`.", of=PoolSpec),
+        _key(
+            "recycle_at_once",
+            Integer(1, 10_000),
+            "So many workers at a time are replaced for a soft limit (memory, requests, age); each serves until then.",
+            of=PoolSpec,
+            kinds=WITH_UNITS,
+        ),
         # What its processes run in.
         _key(
             "working_dir",
@@ -464,9 +494,12 @@ POOL = Table(
             "worker (of a command: its process group), so that what it has started on purpose lives on.",
             of=PoolSpec,
         ),
-        *_unbuilt("", "reload"),
         _key("hooks", Nested(HOOKS, Hooks), "See below.", default=Hooks()),
         _key("limits", Nested(LIMITS, Limits), "See below.", default=Limits(), kinds=WITH_UNITS),
         _key("backoff", Nested(BACKOFF, Backoff), "See below.", default=Backoff()),
+        _key("reload", Nested(RELOAD, Reload), "See below.", default=Reload()),
     ),
 )
+
+# Every table there is.
+TABLES = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS, RELOAD)

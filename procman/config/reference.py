@@ -7,19 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from procman.config.keys import (
-    BACKOFF,
-    DAEMON,
-    DATABASE,
-    HOOKS,
-    KINDS,
-    LIMITS,
-    POOL,
-    UNBUILT,
-    Computed,
-    Nested,
-    Required,
-)
+from procman.config.keys import KINDS, TABLES, UNBUILT, Computed, Nested, Required
 from procman.config.problems import Code
 from procman.core.spec import Kind
 
@@ -90,7 +78,7 @@ def reference() -> str:
 
 
 def _tables() -> Iterator[str]:
-    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS):
+    for table in TABLES:
         yield from (f"## `[{table.title}]`", "", table.doc, "")
         kinds = any(key.kinds != KINDS for key in table.keys)
         yield "| key | value | default | what it is for |" + (" kinds |" if kinds else "")
@@ -121,9 +109,9 @@ def _unbuilt() -> Iterator[str]:
     yield "## Refused by this version"
     yield ""
     yield "These keys are procman's, but this version does not implement them. They are refused, not ignored:"
-    for table in (DAEMON, DATABASE, POOL):
-        names = _unbuilt_names(table)
-        yield f"* `[{table.title}]`: {', '.join(f'`{name}`' for name in names)}"
+    for table in TABLES:
+        if names := _unbuilt_names(table):
+            yield f"* `[{table.title}]`: {', '.join(f'`{name}`' for name in names)}"
     yield ""
     yield (
         'So are these values: `tcp://` endpoints, `databases = "auto"`, '

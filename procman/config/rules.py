@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
 from procman.config.values import Given, Size
-from procman.core.spec import LOG, Address, Kind, Limits, PassedSocket, TcpAddress, UnixAddress
+from procman.core.spec import LOG, Address, Kind, Limits, PassedSocket, Reload, TcpAddress, UnixAddress
 from procman.core.target import SLOT
 
 if TYPE_CHECKING:
@@ -248,6 +248,13 @@ def _backoffs(draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.CONTRADICTION, pool.path("backoff", given), message)
 
 
+def _reloads(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.of_kind(Kind.JOBRUNNER):
+        if pool.fields.get("reload", Reload()).surge:
+            message = "expected 0: two job runners at a time would run more jobs than the channels allow"
+            yield Problem(Code.UNSUPPORTED_VALUE, pool.path("reload", "surge"), message)
+
+
 _SOCKET = re.compile(r"\$\{fd:([^}]*)\}")
 
 
@@ -288,6 +295,7 @@ _RULES = (
     _addresses,
     _limits,
     _backoffs,
+    _reloads,
     _runners,
     _commands,
 )

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.environment import Unknown
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, LIMITS, POOL, UNBUILT, Computed, Nested, Required
+from procman.config.keys import POOL, TABLES, UNBUILT, Computed, Nested, Required
 from procman.config.problems import Code, Problem, Wrong, dotted, suggestion
 
 if TYPE_CHECKING:
     from procman.config.keys import Key, Table
     from procman.config.values import Given
     from procman.core.spec import Kind
-
-# Where a key may belong that stands in the wrong table.
-_ALL_TABLES = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)
 
 
 def read_table(given: Given, table: Table, problems: list[Problem], kind: Kind | None = None) -> dict[str, Any]:
@@ -90,7 +87,7 @@ def _refusal(given: Given, name: str, table: Table, kind: Kind | None) -> Wrong:
 
 def _meant(given: Given, name: str, table: Table, kind: Kind | None) -> str:
     here = [key.name for key in table.keys if kind is None or kind in key.kinds]
-    for other in _ALL_TABLES:
+    for other in TABLES:
         if other is not table and any(key.name == name and (not kind or kind in key.kinds) for key in other.keys):
             return f"; it belongs in [{_title(other, given, table)}]"
     return suggestion(name, here)

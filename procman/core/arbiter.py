@@ -13,7 +13,7 @@ from procman.core import event as ev
 from procman.core import hooks, readiness
 from procman.core.deaths import expire_templates, template_gone, template_hangs, worker_gone
 from procman.core.effect import Concluded, Forget, Leave, Level, Outcome, Report, Serving
-from procman.core.limits import condemn, dump_or_kill, judge
+from procman.core.limits import condemn, dump_or_kill, dumped, judge
 from procman.core.plan import plan
 from procman.core.pool import Pool
 from procman.core.reason import Reason
@@ -91,7 +91,8 @@ class Arbiter:
     def adopt(self, pool: Pool) -> None:
         """Take over a pool as it stands, workers and all, from the image of the daemon before this one."""
         self.pools[pool.name] = pool
-        self._index(pool)
+        pool.count_anew()
+        self._note(pool)
 
     # -- reactions ----------------------------------------------------------------------------------------
 
@@ -114,11 +115,12 @@ class Arbiter:
 
     def _plan(self, pool: Pool, now: float) -> Iterator[Effect]:
         yield from plan(pool, now)
-        self._index(pool)
+        self._note(pool)
 
-    def _index(self, pool: Pool) -> None:
-        for worker_id in pool.workers:
-            self._workers.setdefault(worker_id, pool)
+    def _note(self, pool: Pool) -> None:
+        for worker in pool.roster.touched():
+            self._workers[worker.id] = pool
+        pool.roster.schedule()
         if (deadline := pool.deadline) is None:
             self._deadlines.pop(pool.name, None)
         else:
@@ -170,6 +172,7 @@ class Arbiter:
         worker = pool.workers.get(worker_id) if pool else None
         if pool is None or worker is None:
             return
+        pool.roster.touch(worker)
         match event:
             case ev.WorkerExited(_, status, chance, oom):
                 del self._workers[worker_id]
@@ -186,36 +189,36 @@ class Arbiter:
     def _worker_says(self, pool: Pool, worker: Worker, event: Event, now: float) -> Iterator[Effect]:
         match event:
             case ev.WorkerSpawned(_, pid):
-                worker.spawned(pid)
+                pool.roster.spawned(worker, pid)
             case ev.CommandRuns():
                 worker.command_runs(now)
             case ev.Probed(_, complaint):
                 yield from readiness.answered(pool, worker, complaint, now)
             case ev.WorkerReady():
                 yield from pool.worker_ready(worker, now)
+            case ev.RecycleAsked(_, reason):
+                yield from pool.wish(worker, reason)
             case ev.WorkerRetiring(_, reason):
-                if worker.move(Input.RETIRE, now, reason=reason, grace=pool.spec.stop_timeout):
-                    text = f"Worker {worker.label} retires: {reason}"
-                    yield pool.report("retiring", text, worker=worker, reason=reason)
+                yield from pool.leaves(worker, reason, now)
             case ev.WorkerFailed(_, traceback):
                 worker.failure = traceback
                 text = f"Worker {worker.label} can't start:\n{traceback.rstrip()}"
                 yield pool.report("boot_failed", text, Level.ERROR, worker=worker, details={"traceback": traceback})
             case ev.WorkerDumped():
-                if worker.move(Input.DUMPED, now):
-                    yield from dump_or_kill(pool, worker)
+                yield from dumped(pool, worker, now)
 
     def _judge(self, event: ev.Sampled, now: float) -> Iterator[Effect]:
         pool = self.pools.get(event.pool)
         for worker_id, sample in event.samples:
             worker = pool.workers.get(worker_id) if pool else None
             if pool is not None and worker is not None:
+                pool.roster.touch(worker)
                 yield from judge(pool, worker, sample, now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for name in [name for name, deadline in self._deadlines.items() if deadline <= now]:
             pool = self.pools[name]
-            for worker in list(pool.workers.values()):
+            for worker in pool.roster.due(now):
                 if worker.ready_by is not None and worker.ready_by <= now:
                     yield from pool.worker_ready(worker, now)
                 yield from readiness.due(worker, now)
@@ -226,7 +229,7 @@ class Arbiter:
 
     def _expire_worker(self, pool: Pool, worker: Worker, now: float) -> Iterator[Effect]:
         again = worker.state is State.KILLING
-        if not worker.move(Input.EXPIRE, now):
+        if not pool.roster.move(worker, Input.EXPIRE, now):
             return
         yield from dump_or_kill(pool, worker)
         if again:
@@ -324,10 +327,11 @@ class Arbiter:
         if worker.state is State.PREPARING:
             yield from pool.retire(worker, Reason.SHUTDOWN, now, grace=None)
         elif haste is ev.Haste.NOW:
-            if worker.move(Input.KILL, now, reason=worker.reason or Reason.SHUTDOWN):
+            if pool.roster.move(worker, Input.KILL, now, reason=worker.reason or Reason.SHUTDOWN):
                 yield from dump_or_kill(pool, worker)
         elif haste is ev.Haste.BOUNDED and worker.state is State.DRAINING and worker.deadline is None:
             worker.deadline = now + pool.spec.stop_timeout
+            pool.roster.touch(worker)
 
     # -- what concerns more than one pool -----------------------------------------------------------------
 

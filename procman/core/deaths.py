@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from procman.core import hooks
 from procman.core.effect import Level, StopTemplate
 from procman.core.pool import TemplateState, describe_status
-from procman.core.restart import Restarts
+from procman.core.restart import Restarts, delay
 from procman.core.spec import HookName
 from procman.core.worker import ExitRecord, Input, State
 
@@ -77,8 +77,8 @@ def worker_gone(
 ) -> Iterator[Effect]:
     """A worker is gone: its exit record, and what follows for the pool."""
     before = worker.state
-    worker.move(Input.EXITED, now)
-    del pool.workers[worker.id]
+    pool.roster.move(worker, Input.EXITED, now)
+    pool.roster.remove(worker)
     reason = worker.final_reason(status, oom=oom)
     record = ExitRecord(
         worker=worker.name,
@@ -108,16 +108,41 @@ def worker_gone(
 def _unasked(pool: Pool, worker: Worker, status: int | None, now: float, chance: float) -> Iterator[Effect]:
     """Nobody wanted this worker to go politely."""
     words = worker.failure.strip().rpartition("\n")[2] or describe_status(status)
-    if pool.roll is not None and worker.generation == pool.roll.generation and worker.ready_at is None:
+    if pool.roll is not None and worker.generation == pool.roll.generation and _on_probation(pool, worker, now):
         in_force = not pool.rolling
-        yield from pool.reject_roll(f"a new worker did not become ready: {words}", worker.failure, now)
+        what = "did not become ready" if worker.ready_at is None else f"died after {worker.lived(now):.1f} s"
+        yield from pool.reject_roll(f"a new worker {what}: {words}", worker.failure, now)
         if not in_force:
             return
+    incumbents = [other for other in pool.roster.in_slot(worker.slot) if other.relieved and other.live]
+    if incumbents and worker.ready_at is None and pool.roll is None:
+        yield from _recycling_failed(pool, incumbents, words, now, chance)
+        return
     if worker.lived(now) >= pool.spec.backoff.lived:
         pool.restarts.lived()
     elif worker.generation in (pool.generation, pool.goal):
         pool.failure = worker.failure or f"worker {worker.name}: {words}"
         yield from _died_young(pool, worker.generation, now, started=worker.spawned_at, chance=chance)
+
+
+def _on_probation(pool: Pool, worker: Worker, now: float) -> bool:
+    """What becomes of the worker still tells whether its generation is any good."""
+    return worker.ready_at is None or worker.lived(now) < pool.spec.reload.delay
+
+
+def _recycling_failed(pool: Pool, incumbents: list[Worker], words: str, now: float, chance: float) -> Iterator[Effect]:
+    """Nobody can take the place of a worker that has reached a soft limit: it keeps it, and the next one has to wait.
+
+    The pool is full all the while, so this is no reason to park it.
+    """
+    pool.recycle_failures += 1
+    wait = delay(pool.spec.backoff, pool.recycle_failures + 1, chance)
+    pool.recycle_not_before = now + wait
+    for worker in incumbents:
+        pool.roster.relieve(worker, False)
+        pool.wishes.append(worker.id)
+        text = f"Worker {worker.label} serves on, its replacement can't start: {words}; next try in {wait:.1f} s"
+        yield pool.report("recycle_failed", text, Level.WARNING, worker=worker, reason=worker.wish)
 
 
 def _died_young(pool: Pool, generation: int, now: float, *, started: float, chance: float) -> Iterator[Effect]:

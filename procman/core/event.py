@@ -73,6 +73,14 @@ class WorkerRetiring:
 
 
 @dataclass(frozen=True, slots=True)
+class RecycleAsked:
+    """The worker has reached a soft limit: it serves on, and goes when it is told to."""
+
+    worker: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerFailed:
     """The worker can't start; it will exit."""
 
@@ -202,6 +210,7 @@ Event = (
     | CommandRuns
     | WorkerReady
     | WorkerRetiring
+    | RecycleAsked
     | WorkerFailed
     | WorkerLost
     | WorkerDumped

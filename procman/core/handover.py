@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 # What is not handed over, and why not.
 DERIVED: Mapping[type, Mapping[str, str]] = {
     Arbiter: {"_workers": "which pool a worker is of: said by the pools", "_deadlines": "said by the pools"},
-    Pool: {"serial": "belongs to the arbiter"},
+    Pool: {
+        "serial": "belongs to the arbiter",
+        "roster": "counted from the workers",
+        "survey": "follows from what is wanted and what there is",
+    },
 }
 
 # The fields of an arbiter besides its pools.

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from procman.core.effect import Concluded, EndHook, Level, Outcome, Report, Retire, RunHook, Spawn
 from procman.core.spec import HookName
-from procman.core.worker import FORK_PATIENCE, Input, State
+from procman.core.worker import FORK_PATIENCE, Input, State, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from procman.core.pool import Pool
     from procman.core.reason import Reason
     from procman.core.spec import PoolSpec
-    from procman.core.worker import Worker
 
 
 @dataclass(slots=True)
@@ -104,10 +103,15 @@ def _begin(
     )
 
 
+def worker(number: int, spec: PoolSpec, slot: int, generation: int, now: float) -> Worker:
+    """A worker that is to be started."""
+    state = State.PREPARING if spec.hooks.before_start else State.STARTING
+    return Worker(id=number, spec=spec, slot=slot, generation=generation, spawned_at=now, state=state)
+
+
 def start(pool: Pool, worker: Worker, now: float) -> Iterator[Effect]:
     """Start a worker, after its before_start."""
-    if worker.spec.hooks.before_start:
-        worker.state = State.PREPARING
+    if worker.state is State.PREPARING:
         yield _begin(pool, HookName.BEFORE_START, worker.spec, now, worker)
     else:
         yield _spawn(worker, now)
@@ -149,12 +153,14 @@ def ended(pool: Pool, event: HookEnded, now: float) -> Generator[Effect, None, W
     done = pool.hooks.pop(event.hook, None)
     if done is None:
         return None
+    if done.slot is not None:
+        pool.roster.changed.add(done.slot)
     complaint = done.complaint or event.complaint
     worker = None if done.worker is None else pool.workers.get(done.worker)
     yield _told(pool, done, worker, complaint)
     match done.hook:
         case HookName.BEFORE_START if worker is not None:
-            return (yield from _prepared(worker, complaint, now))
+            return (yield from _prepared(pool, worker, complaint, now))
         case HookName.BEFORE_STOP if worker is not None:
             yield from _parted(worker)
         case HookName.BEFORE_RELOAD if done.operation:
@@ -171,11 +177,11 @@ def _told(pool: Pool, done: Run, worker: Worker | None, complaint: str) -> Repor
     return pool.report("hook_success", f"Hook {label} is done", Level.DEBUG, worker=worker, details=details)
 
 
-def _prepared(worker: Worker, complaint: str, now: float) -> Generator[Effect, None, Worker | None]:
+def _prepared(pool: Pool, worker: Worker, complaint: str, now: float) -> Generator[Effect, None, Worker | None]:
     if complaint and worker.state is State.PREPARING:
         worker.failure = f"before_start: {complaint}"
         return worker
-    if not worker.move(Input.PREPARED, now):
+    if not pool.roster.move(worker, Input.PREPARED, now):
         return worker  # it was told to go meanwhile
     yield _spawn(worker, now)
     return None

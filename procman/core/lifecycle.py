@@ -92,8 +92,15 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recycle:
+    """From a worker that has reached a soft limit: it serves on until it is told to go, when its successor serves."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retiring:
-    """From a worker that found one of its own limits reached, or was told to go by a signal."""
+    """From a worker that goes by itself: a unit was over a limit, or a signal told it to."""
 
     reason: Reason
 
@@ -106,4 +113,4 @@ class Dumped:
 
 
 ToChild = Boot | Fork | Retire | Ping
-FromChild = Forked | Ready | Failed | Retiring | Dumped
+FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped

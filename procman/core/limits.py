@@ -137,7 +137,13 @@ def _on_silence(worker: Worker, sample: Sample, limit: float, now: float) -> Ver
 
 def condemn(pool: Pool, worker: Worker, reason: Reason, now: float) -> Iterator[Effect]:
     """End a worker that does not end politely: its stacks first."""
-    if worker.move(Input.CONDEMN, now, reason=reason):
+    if pool.roster.move(worker, Input.CONDEMN, now, reason=reason):
+        yield from dump_or_kill(pool, worker)
+
+
+def dumped(pool: Pool, worker: Worker, now: float) -> Iterator[Effect]:
+    """Its stacks are in the log: now it may be killed."""
+    if pool.roster.move(worker, Input.DUMPED, now):
         yield from dump_or_kill(pool, worker)
 
 

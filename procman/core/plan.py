@@ -6,15 +6,14 @@ wanted. It changes what there is only by what it says to be done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from procman.core import hooks
 from procman.core.effect import Concluded, Look, Outcome, StartTemplate, StopTemplate
-from procman.core.pool import SURGE, PoolState, Template, TemplateState
+from procman.core.pool import PoolState, Template, TemplateState
 from procman.core.reason import Reason
-from procman.core.spec import HookName
-from procman.core.worker import State, Worker
+from procman.core.spec import HookName, Kind
+from procman.core.worker import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +35,16 @@ def _plan(pool: Pool, now: float) -> Iterator[Effect]:
     if not (pool.wanted and pool.released):
         yield from _wind_down(pool, now)
         return
-    census = _census(pool)
+    if pool.roll is not None and now >= pool.roll.not_before:
+        pool.roll.not_before = 0.0
+    _hand_out_tokens(pool, now)
+    _survey(pool)
     if pool.parked is None and not pool.closing and now >= pool.restarts.not_before:
         pool.restarts.not_before = 0.0
         yield from _start_templates(pool, now)
-        yield from _spawn_missing(pool, census, now)
+        yield from _spawn_missing(pool, now)
     if not pool.closing:
-        yield from _retire_surplus(pool, census, now)
+        yield from _retire_surplus(pool, now)
     yield from _conclude_roll(pool, now)
     yield from _stop_templates(pool)
     yield from _look_at_workers(pool, now)
@@ -54,10 +56,11 @@ def _plan(pool: Pool, now: float) -> Iterator[Effect]:
 
 def _wind_down(pool: Pool, now: float) -> Iterator[Effect]:
     # Only units have limits of their own that bound a graceful stop.
-    grace = pool.grace if pool.overlapping else pool.spec.stop_timeout
-    for worker in list(pool.workers.values()):
-        if worker.live:
-            yield from pool.retire(worker, pool.leave_reason, now, grace=grace)
+    grace = pool.grace if pool.spec.kind not in (Kind.EXEC, Kind.POSTGRES) else pool.spec.stop_timeout
+    if pool.roster.live:
+        for worker in list(pool.workers.values()):
+            if worker.live:
+                yield from pool.retire(worker, pool.leave_reason, now, grace=grace)
     yield from _look_at_workers(pool, now)
     if not pool.workers:
         for generation, template in pool.templates.items():
@@ -89,85 +92,102 @@ def _stop_templates(pool: Pool) -> Iterator[Effect]:
             yield StopTemplate(pool.name, generation)
 
 
+# -- slots ------------------------------------------------------------------------------------------------
+
+
+def _survey(pool: Pool) -> None:
+    """Find out what has to be done about every slot in which something has changed."""
+    while pool.roster.changed:
+        slot = pool.roster.changed.pop()
+        pool.survey.forget(slot)
+        _survey_slot(pool, slot)
+
+
+def _survey_slot(pool: Pool, slot: int) -> None:
+    survey, there = pool.survey, pool.roster.in_slot(slot)
+    live = [worker for worker in there if worker.live]
+    current = [worker for worker in live if worker.generation == pool.goal and not worker.relieved]
+    if slot > pool.target:
+        if live:
+            survey.leaving.add(slot)
+    elif any(worker.state is State.READY for worker in current):
+        survey.served.add(slot)
+        if len(current) < len(live):
+            survey.leaving.add(slot)
+    elif current:
+        if len(current) == len(live):
+            survey.uncovered.add(slot)
+    elif live:
+        survey.outdated.add(slot)
+    elif pool.overlapping or not (there or hooks.cleaning(pool, slot)):
+        survey.vacant.add(slot)
+
+
+def _hand_out_tokens(pool: Pool, now: float) -> None:
+    """Say to those who have reached a soft limit that it is their turn, in the order in which they have asked."""
+    if not pool.wishes or pool.roll is not None or pool.closing or now < pool.recycle_not_before:
+        return  # in a reload everybody is replaced anyway
+    pool.recycle_not_before = 0.0
+    while pool.wishes and pool.roster.relieved < pool.spec.recycle_at_once:
+        worker = pool.workers.get(pool.wishes.popleft())
+        if worker is not None and worker.state is State.READY:
+            pool.roster.relieve(worker, True)
+
+
 # -- workers ----------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Census:
-    """The workers of a pool, counted in one go."""
+def _spawn_missing(pool: Pool, now: float) -> Iterator[Effect]:
+    """Start workers where there are none, and successors for as many others as there is room for.
 
-    at_goal: set[int]  # slots of those that serve, or are about to, in the generation that is to serve
-    serving: set[int]  # slots of those among them that serve
-    others: set[int]  # slots of those of other generations
-    starting: int  # how many of the goal do not serve yet
-    unborn: int  # how many a template has been asked for
-    last: int  # the highest slot
-
-    @property
-    def settled(self) -> bool:
-        """One generation, and no slot is left out."""
-        return not self.others and len(self.at_goal) == self.last
-
-
-def _census(pool: Pool) -> _Census:
-    census, goal = _Census(set(), set(), set(), 0, 0, 0), pool.goal
-    for worker in pool.workers.values():
-        state = worker.state
-        if worker.pid is None:
-            census.unborn += 1
-        if worker.live:
-            census.last = max(census.last, worker.slot)
-            if worker.generation == goal:
-                census.at_goal.add(worker.slot)
-                if state is State.READY:
-                    census.serving.add(worker.slot)
-                else:
-                    census.starting += 1
-            else:
-                census.others.add(worker.slot)
-    return census
-
-
-def _spawn_missing(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
-    asked = census.unborn
-    missing = _missing(pool, census)
-    if pool.restarts.probing:
-        trying = {worker.generation for worker in pool.workers.values() if worker.coming}
-        missing = [(generation, slot) for generation, slot in missing if generation not in trying][:1]
-    for generation, slot in missing:
-        spec = pool.spec_of(generation)
-        if spec.templated:
-            template = pool.templates.get(generation)
-            if template is None or template.state is not TemplateState.READY or asked >= MOST_FORKS_ASKED:
-                continue
-            asked += 1
-        worker = Worker(id=pool.serial(), spec=spec, slot=slot, generation=generation, spawned_at=now)
-        pool.workers[worker.id] = worker
-        yield from hooks.start(pool, worker, now)
-
-
-def _missing(pool: Pool, census: _Census) -> list[tuple[int, int]]:
-    """(generation, slot) of the workers to start now.
-
-    A slot in which nobody serves is filled at once. One in which another generation serves gets its successor when
-    there is room for one, and before the canary is ready there is room for the canary alone.
+    A slot in which nobody serves is filled at once; during a reload, when there is no room for one of the next
+    generation, by one of the generation in force.
     """
-    if census.settled and census.last >= pool.target and not pool.rolling:
-        return []
-    room = SURGE - census.starting
-    if pool.rolling and pool.roll is not None and not pool.roll.canary_ready and census.at_goal:
-        room = 0
-    missing = []
-    for slot in range(1, pool.target + 1):
-        if slot in census.serving or not _vacant(pool, slot):
-            continue
-        come = slot in census.at_goal
-        if not come and (room > 0 or not (pool.rolling or slot in census.others)):
-            missing.append((pool.goal, slot))
-            room -= pool.rolling or slot in census.others
-        elif slot not in census.others and _falls_back(pool, slot):
-            missing.append((pool.generation, slot))
-    return missing
+    room = _room(pool)
+    while (slot := pool.survey.vacant.first()) is not None:
+        if (room > 0 or not pool.rolling) and _can_start(pool, pool.goal):
+            yield from _start(pool, slot, pool.goal, now)
+            room -= pool.rolling
+        elif _falls_back(pool, slot) and _can_start(pool, pool.generation):
+            yield from _start(pool, slot, pool.generation, now)
+        else:
+            break
+    if pool.overlapping:
+        while room > 0 and (slot := pool.survey.outdated.first()) is not None and _can_start(pool, pool.goal):
+            yield from _start(pool, slot, pool.goal, now)
+            room -= 1
+    if pool.rolling:
+        for slot in pool.survey.uncovered:
+            if _falls_back(pool, slot) and _can_start(pool, pool.generation):
+                yield from _start(pool, slot, pool.generation, now)
+
+
+def _start(pool: Pool, slot: int, generation: int, now: float) -> Iterator[Effect]:
+    worker = hooks.worker(pool.serial(), pool.spec_of(generation), slot, generation, now)
+    pool.roster.add(worker)
+    _survey(pool)
+    yield from hooks.start(pool, worker, now)
+
+
+def _room(pool: Pool) -> int:
+    """How many workers more of the goal may be starting beside those whom they are to succeed."""
+    coming = pool.roster.coming[pool.goal]
+    if pool.paused:
+        return 0
+    if pool.awaits_canary:
+        return 1 - coming
+    if pool.rolling or not pool.overlapping:
+        return (pool.spec.surge or pool.spec.reload.max_unavailable) - coming
+    return max(pool.spec.surge, pool.spec.recycle_at_once) - coming
+
+
+def _can_start(pool: Pool, generation: int) -> bool:
+    if pool.restarts.probing and pool.roster.coming[generation]:
+        return False
+    if not pool.spec_of(generation).templated:
+        return True
+    template = pool.templates.get(generation)
+    return template is not None and template.state is TemplateState.READY and pool.roster.unborn < MOST_FORKS_ASKED
 
 
 def _falls_back(pool: Pool, slot: int) -> bool:
@@ -175,42 +195,50 @@ def _falls_back(pool: Pool, slot: int) -> bool:
     return pool.rolling and pool.overlapping and pool.roll is not None and slot <= pool.roll.target_before
 
 
-def _vacant(pool: Pool, slot: int) -> bool:
-    """Nothing stands in the way of a new worker in this slot, nor does anything clean up there."""
-    return pool.overlapping or not (any(w.slot == slot for w in pool.workers.values()) or hooks.cleaning(pool, slot))
+def _retire_surplus(pool: Pool, now: float) -> Iterator[Effect]:
+    """Have those go whom nobody needs, and those who have to go before somebody else can come."""
+    for slot in pool.survey.leaving:
+        yield from _retire_in(pool, slot, now)
+    if not pool.overlapping:
+        while (least := pool.survey.outdated.first()) is not None and _may_go_first(pool):
+            yield from _retire_in(pool, least, now)
 
 
-def _retire_surplus(pool: Pool, census: _Census, now: float) -> Iterator[Effect]:
-    if not census.others and census.last <= pool.target:
+def _retire_in(pool: Pool, slot: int, now: float) -> Iterator[Effect]:
+    """Retire everybody in the slot who is not up to date, or everybody if the slot is not wanted."""
+    if slot <= pool.target and pool.paused:
         return
-    grace = pool.spec.stop_timeout
-    for worker in list(pool.workers.values()):
-        if worker.live and worker.slot > pool.target:
-            yield from pool.retire(worker, Reason.SCALE_DOWN, now, grace=grace)
-    replaced = _replaced(pool)
-    for worker in list(pool.workers.values()):
-        if worker.live and worker.generation != pool.goal and worker.slot in replaced:
-            yield from pool.retire(worker, Reason.RELOAD, now, grace=grace)
+    for worker in pool.roster.in_slot(slot):
+        if not worker.live:
+            continue
+        if slot > pool.target:
+            yield from pool.retire(worker, Reason.SCALE_DOWN, now, grace=pool.spec.stop_timeout)
+        elif worker.generation != pool.goal:
+            yield from pool.retire(worker, Reason.RELOAD, now, grace=pool.spec.stop_timeout)
+        elif worker.relieved:
+            # Nothing is in a hurry here: what ends its unit is the unit's own limit.
+            pool.recycle_failures = 0
+            yield from pool.retire(worker, worker.wish or Reason.FINISHED, now, grace=None)
+    _survey(pool)
 
 
-def _replaced(pool: Pool) -> set[int]:
-    """The slots whose workers of other generations than the goal are to go now."""
-    if pool.overlapping:
-        return {w.slot for w in pool.of(pool.goal) if w.state is State.READY}
-    if any(not w.live for w in pool.workers.values()) or any(w.coming for w in pool.of(pool.goal)):
-        return set()  # one at a time
-    others = {w.slot for w in pool.workers.values() if w.generation != pool.goal and w.live}
-    return {min(others)} if others else set()
+def _may_go_first(pool: Pool) -> bool:
+    """One more may be missing for a while."""
+    if pool.paused:
+        return False
+    most = 1 if pool.awaits_canary else pool.spec.reload.max_unavailable
+    served = len(pool.survey.served) + len(pool.survey.outdated)
+    return pool.target - served < most
 
 
 def _conclude_roll(pool: Pool, now: float) -> Iterator[Effect]:
     """The roll is over when every slot has a ready worker of the goal; old ones may still be draining."""
-    if pool.roll is None:
+    if pool.roll is None or pool.paused:
         return
     template = pool.templates.get(pool.goal)
     if pool.spec.templated and pool.target == 0 and (template is None or template.state is not TemplateState.READY):
         return  # nobody would be there to show that the application can be imported
-    if sum(w.state is State.READY for w in pool.of(pool.goal)) < pool.target:
+    if len(pool.survey.served) < pool.target:
         return
     operation, pool.generation, pool.roll = pool.roll.operation, pool.roll.generation, None
     yield pool.report("reloaded", f"Pool {pool.name} serves generation {pool.generation}")
@@ -221,9 +249,7 @@ def _conclude_roll(pool: Pool, now: float) -> Iterator[Effect]:
 def _look_at_workers(pool: Pool, now: float) -> Iterator[Effect]:
     """Ask for a look at workers that may have passed a limit, no sooner than they can have."""
     due = []
-    for worker in pool.workers.values():
-        if worker.look_at is not None and worker.look_at > now and worker.state is State.READY:
-            continue  # most workers, most of the time
+    for worker in pool.roster.touched():
         interval = worker.look_interval
         if interval is None:
             worker.look_at = None
@@ -235,8 +261,8 @@ def _look_at_workers(pool: Pool, now: float) -> Iterator[Effect]:
     if due:
         # And with them at those whose turn is near: so that all are looked at together in the end.
         near = now + (pool.workers[due[0]].look_interval or 0.0) / 10
-        looks = {worker.id: worker.look_at for worker in pool.workers.values() if worker.id not in due}
-        yield Look(pool.name, (*due, *(worker for worker, at in looks.items() if at is not None and at <= near)))
+        more = [w.id for w in pool.roster.due(near) if w.look_at is not None and w.look_at <= near and w.id not in due]
+        yield Look(pool.name, (*due, *more))
 
 
 def _note_serving(pool: Pool) -> Iterator[Effect]:

@@ -5,18 +5,22 @@ another. Commands and events only change what there is; `procman.core.plan` comp
 says what to do next; `procman.core.deaths` says what follows from the end of a worker or of a template.
 
 A reload is a `Roll` to the next generation: its template is built, one worker of it (the canary) must become
-ready, then the others follow, at most `SURGE` at a time; an old worker is retired when the new one in its
+ready, then the others follow, a ``surge`` at a time; an old worker is retired when the new one in its
 slot serves. If anything of the new generation fails before it serves everywhere, the roll is rejected and the
 old generation, whose template is kept until then, goes on. A newer reload supersedes an unfinished one. Either way
 those of the abandoned generation that serve already go only when others serve in their slots: no turn that a
 reload can take costs capacity.
 
-Pools whose workers can't stand beside their successors (``exec``: it binds its own ports) are rolled slot by
-slot, each worker ended before the next one starts; they have nothing to fall back on.
+A worker that has reached a soft limit is replaced in the same way, by one of its own generation, as soon as it is
+its turn: `recycle_at_once` of a pool at a time.
+
+Pools whose workers can't stand beside their successors (no ``surge``) are rolled slot by slot, a worker ended before
+the one in its place starts; they have nothing to fall back on.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -25,6 +29,7 @@ from procman.core import hooks
 from procman.core.effect import Concluded, Level, Outcome, Report, Retire
 from procman.core.reason import Reason
 from procman.core.restart import Restarts
+from procman.core.roster import Roster, Survey
 from procman.core.spec import HookName, Kind
 from procman.core.worker import Input, State
 
@@ -35,8 +40,6 @@ if TYPE_CHECKING:
     from procman.core.hooks import Run
     from procman.core.spec import PoolSpec
     from procman.core.worker import ExitRecord, Worker
-
-SURGE = 1  # workers of the next generation that may be starting beside a full pool
 
 
 class PoolState(Enum):
@@ -74,6 +77,7 @@ class Roll:
     before: PoolSpec  # what the generation in force was started with
     target_before: int
     canary_ready: bool = False
+    not_before: float = 0.0  # when it goes on, after the delay that a new worker has to serve
 
 
 @dataclass(eq=False)
@@ -102,9 +106,25 @@ class Pool:
     waiting_for_start: list[str] = field(default_factory=list)
     hooks: dict[int, Run] = field(default_factory=dict)  # those that run
     hurried: bool = False  # no hook is waited for any more
+    wishes: deque[int] = field(default_factory=deque)  # ids of workers that would like to be replaced
+    recycle_failures: int = 0  # in a row
+    recycle_not_before: float = 0.0
+    roster: Roster = field(init=False)
+    survey: Survey = field(init=False)
 
     def __post_init__(self) -> None:
         self.target = self.spec.workers
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """Derive what is derived from the workers."""
+        self.roster = Roster(self.workers)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """What is wanted has changed: look at every slot again."""
+        self.survey = Survey()
+        self.roster.changed.update(range(1, self.target + 1), self.roster.slots())
 
     # -- what there is ------------------------------------------------------------------------------------
 
@@ -123,9 +143,19 @@ class Pool:
         return self.goal != self.generation
 
     @property
+    def paused(self) -> bool:
+        """A reload waits: the workers it has started have to serve for a while before it goes on."""
+        return self.rolling and self.roll is not None and self.roll.not_before > 0
+
+    @property
+    def awaits_canary(self) -> bool:
+        """One worker of the next generation has to show what it is worth before the others follow."""
+        return self.rolling and self.roll is not None and self.spec.reload.canary and not self.roll.canary_ready
+
+    @property
     def overlapping(self) -> bool:
         """A worker and its successor can serve side by side."""
-        return self.spec.kind not in (Kind.EXEC, Kind.POSTGRES)
+        return self.spec.surge > 0
 
     @property
     def active(self) -> bool:
@@ -151,7 +181,7 @@ class Pool:
     @property
     def ready(self) -> int:
         """Workers that serve now, of whatever generation."""
-        return sum(w.state is State.READY for w in self.workers.values())
+        return self.roster.ready
 
     @property
     def serving(self) -> bool:
@@ -177,14 +207,16 @@ class Pool:
     @property
     def deadline(self) -> float | None:
         """The first time at which something has to be looked at."""
-        times = [
-            t for w in self.workers.values() for t in (w.deadline, w.look_at, w.ready_by, w.probe_at) if t is not None
-        ]
-        times += [run.deadline for run in self.hooks.values() if run.deadline is not None]
-        times += [t.deadline for t in self.templates.values() if t.deadline is not None]
-        if self.active and not self.closing and self.restarts.not_before:
-            times.append(self.restarts.not_before)
-        return min(times, default=None)
+        times = [self.roster.deadline]
+        times += [template.deadline for template in self.templates.values()]
+        times += [run.deadline for run in self.hooks.values()]
+        if self.active and not self.closing:
+            times.append(self.restarts.not_before or None)
+            if self.roll is not None:
+                times.append(self.roll.not_before or None)
+            elif self.wishes:
+                times.append(self.recycle_not_before or None)
+        return min((at for at in times if at is not None), default=None)
 
     # -- commands -----------------------------------------------------------------------------------------
 
@@ -213,6 +245,7 @@ class Pool:
     def scale(self, operation: str, workers: int) -> Iterator[Effect]:
         """Want another number of workers."""
         self.target = workers
+        self.look_again()
         if self.roll is not None:
             self.roll.target_before = workers
         if self.wanted and self.parked is None:
@@ -235,6 +268,7 @@ class Pool:
         if self.roll is not None:
             yield Concluded(self.roll.operation, self.name, Outcome.FAILED, why, self.failure)
             self.generation, self.roll = self.roll.generation, None
+            self.look_again()
         for operation in self.waiting_for_start:
             yield Concluded(operation, self.name, Outcome.FAILED, why, self.failure)
         self.waiting_for_start.clear()
@@ -264,6 +298,7 @@ class Pool:
             # Nothing serves, so there is nothing to go back to: the next generation is the one in force.
             yield from self._retire_starting(self.generation, now)
             self.generation = self.roll.generation
+        self.look_again()
         yield self.report("reloading", f"Pool {self.name} reloads: generation {self.roll.generation}")
 
     def _take_over_next_spec(self) -> tuple[PoolSpec, int]:
@@ -273,6 +308,7 @@ class Pool:
             if self.next_spec.workers != self.spec.workers:
                 self.target = self.next_spec.workers
             self.spec, self.next_spec = self.next_spec, None
+            self.look_again()
         return back
 
     def reject_roll(self, why: str, traceback: str, now: float) -> Iterator[Effect]:
@@ -283,6 +319,7 @@ class Pool:
         if self.generation != roll.generation:
             self.spec, self.target = roll.before, roll.target_before
             yield from self._retire_starting(roll.generation, now)
+        self.look_again()
         text = f"Pool {self.name} keeps generation {self.generation}, reload rejected: {why}"
         yield self.report("reload_rejected", text, level=Level.ERROR)
         yield Concluded(roll.operation, self.name, Outcome.FAILED, why, traceback)
@@ -303,11 +340,12 @@ class Pool:
 
     def worker_ready(self, worker: Worker, now: float) -> Iterator[Effect]:
         """A worker serves."""
-        if not worker.move(Input.READY, now):
+        if not self.roster.move(worker, Input.READY, now):
             return
         self.restarts.probing = False
         if self.roll is not None and worker.generation == self.roll.generation:
             self.roll.canary_ready = True
+            self.roll.not_before = now + self.spec.reload.delay
         worker.failure = ""
         yield self.report("ready", f"Worker {worker.label} alive", worker=worker)
         yield from hooks.run(self, HookName.AFTER_START, now, worker)
@@ -317,12 +355,25 @@ class Pool:
     ) -> Iterator[Effect]:
         """Ask one worker to go."""
         before = worker.state
-        if worker.move(Input.RETIRE, now, reason=reason, grace=grace):
+        if self.roster.move(worker, Input.RETIRE, now, reason=reason, grace=grace):
             if before is State.READY and hooks.parts(self, worker):
                 yield hooks.part(self, worker, reason, signum, now)
             elif before is not State.PREPARING:
                 yield Retire(worker.id, reason, signum)
             yield self.report("retiring", f"Worker {worker.label} retires: {reason}", worker=worker, reason=reason)
+
+    def leaves(self, worker: Worker, reason: Reason, now: float) -> Iterator[Effect]:
+        """A worker goes by itself."""
+        if self.roster.move(worker, Input.RETIRE, now, reason=reason, grace=self.spec.stop_timeout):
+            yield self.report("retiring", f"Worker {worker.label} retires: {reason}", worker=worker, reason=reason)
+
+    def wish(self, worker: Worker, reason: Reason) -> Iterator[Effect]:
+        """A worker has reached a soft limit and would like to be replaced."""
+        if worker.wish is None and worker.state is State.READY:
+            worker.wish = reason
+            self.wishes.append(worker.id)
+            text = f"Worker {worker.label} is to be replaced: {reason}"
+            yield self.report("recycling", text, worker=worker, reason=reason)
 
     # -- words --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Durations are seconds, sizes are bytes, paths are absolute. A limit that is ``No
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -112,6 +112,20 @@ class Hooks:
         """What runs at that moment; empty when nothing does."""
         command: tuple[str, ...] = getattr(self, hook.value)
         return command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """How the workers of one generation give way to those of the next.
+
+    With a ``surge``, so many of the next generation may be starting beside a full pool, and an old one goes when its
+    successor serves. Without (0), the old ones go first, at most ``max_unavailable`` of the pool at a time.
+    """
+
+    surge: int | None = None  # None: that of the kind, which `PoolSpec` knows
+    max_unavailable: int = 1
+    canary: bool = True  # the first worker of the next generation is alone until it is ready
+    delay: float = 0.0  # seconds that each new one has to have served before it goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +245,8 @@ class PoolSpec:
     backoff: Backoff = field(default_factory=Backoff)
     max_restarts: int = 5  # rounds of young deaths within restart_window before the pool is parked
     restart_window: float = 60.0
+    reload: Reload = field(default_factory=Reload)
+    recycle_at_once: int = 1  # workers that may be on their way to be replaced for a soft limit
     working_dir: str = "/"
     env: tuple[tuple[str, str], ...] = ()
     user: str | None = None
@@ -244,6 +260,13 @@ class PoolSpec:
     kill_mode: KillMode = KillMode.TREE
     hooks: Hooks = field(default_factory=Hooks)
 
+    def __post_init__(self) -> None:
+        if self.reload.surge is None:
+            # A command may bind a port of its own, two servers can't share a cluster, and two job runners would each
+            # run as many jobs as the channels allow.
+            surge = 0 if self.kind in (Kind.EXEC, Kind.JOBRUNNER, Kind.POSTGRES) else 1
+            object.__setattr__(self, "reload", replace(self.reload, surge=surge))
+
     @property
     def concurrent(self) -> bool:
         """Workers can be in several units at a time, while a loop of their own goes on."""
@@ -253,6 +276,11 @@ class PoolSpec:
     def templated(self) -> bool:
         """Workers are forked from a template that has imported the application."""
         return self.kind in (Kind.HTTP, Kind.CRON)
+
+    @property
+    def surge(self) -> int:
+        """Workers that may be starting beside a full pool; 0 where a worker can't stand beside its successor."""
+        return self.reload.surge or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,8 @@ class Worker:
     interrupted_for: Reason = Reason.REAL_TIME
     asked_at: float | None = None  # when it was asked for a sign of life that has not come yet
     reason: Reason | None = None
+    wish: Reason | None = None  # a soft limit is reached: it would like to be replaced, and serves until it is
+    relieved: bool = False  # it is this one's turn to be replaced
     failure: str = ""
 
     @property
@@ -131,6 +133,13 @@ class Worker:
     def coming(self) -> bool:
         """It is about to serve."""
         return self.state in INITIAL
+
+    @property
+    def due(self) -> float | None:
+        """The first time at which something has to be decided about it."""
+        return min(
+            (at for at in (self.deadline, self.look_at, self.ready_by, self.probe_at) if at is not None), default=None
+        )
 
     @property
     def dumpable(self) -> bool:

@@ -409,6 +409,8 @@ class Children:
                     self.reap()
             case say.Ready():
                 self._emit(ev.WorkerReady(worker.id))
+            case say.Recycle(reason=reason):
+                self._emit(ev.RecycleAsked(worker.id, reason))
             case say.Retiring(reason=reason):
                 self._emit(ev.WorkerRetiring(worker.id, reason))
             case say.Failed(traceback=traceback):

@@ -24,7 +24,7 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Dumped, Failed, Ping, Ready, Retire, Retiring, cut
+from procman.core.lifecycle import Dumped, Failed, Ping, Ready, Recycle, Retire, Retiring, cut
 from procman.core.reason import Reason
 from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
@@ -75,6 +75,7 @@ class Child:
         self.database = database
         self.state_dir = state_dir
         self.retiring: Reason | None = None
+        self._recycling: Reason | None = None
         self._channel: Channel | None = channel
         self._arbiter = arbiter
         self._pid = os.getpid()
@@ -204,6 +205,12 @@ class Child:
             self.retiring = reason
             self._tell(Retiring(reason=reason))
 
+    def recycle(self, reason: Reason) -> None:
+        """A soft limit is reached: ask once to be replaced, and serve until told to go, so that capacity never dips."""
+        if self.retiring is None and self._recycling is None:
+            self._recycling = reason
+            self._tell(Recycle(reason=reason))
+
     # -- units --------------------------------------------------------------------------------------------
 
     def begin_unit(self, name: str) -> None:
@@ -215,7 +222,7 @@ class Child:
             self._cpu.begin()
 
     def end_unit(self, *, failed: bool = False) -> None:
-        """The unit is over; limits that are looked at between units may retire this worker."""
+        """The unit is over; limits that are looked at between units may have this worker replaced."""
         if os.getpid() != self._pid:
             # A process that the application has forked, and that has come out of the unit by return or sys.exit().
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
@@ -226,20 +233,22 @@ class Child:
         self.record.end(failed=failed)
         if self.retiring is None:
             self.check_limits()
-            if self._memory is not None and self._memory.exceeded_after(self.record.last_seconds):
-                self.retire(Reason.MEMORY_SOFT)
+            if self._recycling is None and self._memory and self._memory.exceeded_after(self.record.last_seconds):
+                self.recycle(Reason.MEMORY_SOFT)
 
     @property
     def age_deadline(self) -> float | None:
-        """When `check_limits` retires this worker for its age, on CLOCK_MONOTONIC; None: never."""
-        return self._age_deadline
+        """When `check_limits` is to be called for this worker's age, on CLOCK_MONOTONIC; None: never."""
+        return None if self._recycling else self._age_deadline
 
     def check_limits(self) -> None:
-        """Retire if this worker has done its share of units, or is too old."""
+        """Ask to be replaced if this worker has done its share of units, or is too old."""
+        if self._recycling is not None:
+            return
         if self._most_requests is not None and self.record.requests >= self._most_requests:
-            self.retire(Reason.MAX_REQUESTS)
+            self.recycle(Reason.MAX_REQUESTS)
         elif self._age_deadline is not None and monotonic() >= self._age_deadline:
-            self.retire(Reason.MAX_AGE)
+            self.recycle(Reason.MAX_AGE)
 
     # -- signals ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.handover import Reader, Writer, dump, restore
-from procman.core.pool import SURGE
 from procman.core.spec import HookName, Hooks
 from tests.support.simulation import Kind, Limits, World, pool, probed
 
@@ -150,9 +149,9 @@ class Supervision(RuleBasedStateMachine):
             assert len({w.slot for w in goal}) == len(goal), "two workers of one generation in one slot"
             starting = [w for w in goal if w.state.value == "starting"]
             if p.goal != p.generation:
-                assert len(starting) <= SURGE
+                assert len(starting) <= max(p.spec.surge, 1)
             # Beside each other stand at most the full pool, its surge, and what starts in slots that are vacant.
-            assert len(goal) + len(old) <= 2 * max(p.target, 1) + SURGE
+            assert len(goal) + len(old) <= 2 * max(p.target, 1) + max(p.spec.surge, 1)
 
     @invariant()
     def one_exit_record_for_each_worker(self):

@@ -253,7 +253,9 @@ def test_a_worker_goes_after_its_share_of_requests_and_none_is_lost(short_path):
         with Traffic(daemon.address()) as traffic:
             traffic.wait_for(100)
         assert traffic.lost == []
-        assert "max_requests" in {record["reason"] for record in daemon.pool("http")["exits"]}
+        daemon.wait(
+            lambda: "max_requests" in {record["reason"] for record in daemon.pool("http")["exits"]}, "the exit record"
+        )
 
 
 def test_an_application_that_can_not_be_imported_at_the_start_is_told_with_its_traceback(short_path):

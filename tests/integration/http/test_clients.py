@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from procman.core.lifecycle import Retiring
+from procman.core.lifecycle import Recycle, Retiring
 from procman.core.reason import Reason
 from procman.core.spec import Limits
 from tests.integration.http.harness import Client, head, service
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.integration.http.conftest import Gate
-    from tests.integration.http.harness import Service
+    from tests.integration.http.harness import Service, Worker
 
 
 def test_slow_clients_do_not_hold_the_worker(web: Service) -> None:
@@ -141,21 +141,24 @@ def test_a_unit_over_its_cpu_limit_is_a_503_and_the_worker_goes(short_path: Path
         assert "GET /burn was ended: cpu_time" in worker.log.read_text()
 
 
-def test_a_worker_goes_after_its_number_of_requests(short_path: Path) -> None:
+def test_a_worker_serves_on_after_its_number_of_requests_until_it_is_told_to_go(short_path: Path) -> None:
     with service(short_path, limits=Limits(requests=3)) as web:
         worker = web.start()
         with web.connect() as client:
-            kept = [client.request("GET", "/").headers.get("connection") for _ in range(3)]
-            assert kept == [None, None, "close"]
-            assert client.closed()
-        assert worker.await_message(Retiring).reason == Reason.MAX_REQUESTS
+            kept = [client.request("GET", "/").headers.get("connection") for _ in range(5)]
+            assert kept == [None] * 5
+            assert worker.await_message(Recycle).reason == Reason.MAX_REQUESTS
+            worker.retire(Reason.MAX_REQUESTS)
+            assert client.request("GET", "/").headers.get("connection") == "close"
         assert worker.wait() == 0
 
 
-def test_an_idle_worker_goes_when_it_is_old(short_path: Path) -> None:
+def test_an_idle_worker_asks_to_be_replaced_when_it_is_old_and_sleeps_on(short_path: Path) -> None:
     with service(short_path, limits=Limits(age=0.3)) as web:
         worker = web.start()
-        assert worker.await_message(Retiring).reason == Reason.MAX_AGE
+        assert worker.await_message(Recycle).reason == Reason.MAX_AGE
+        assert_sleeps(worker)
+        worker.retire()
         assert worker.wait() == 0
 
 
@@ -163,10 +166,12 @@ def test_an_idle_worker_sleeps(web: Service) -> None:
     with web.connect() as client:
         client.request("GET", "/")
     # The end of the connection is the last thing it had to do; then it must not run at all.
-    pid = web.workers[0].pid
+    assert_sleeps(web.workers[0])
 
+
+def assert_sleeps(worker: Worker) -> None:
     def switches() -> int:
-        with open(f"/proc/{pid}/status") as status:
+        with open(f"/proc/{worker.pid}/status") as status:
             return sum(int(line.split()[1]) for line in status if "ctxt_switches" in line)
 
     before = -1

@@ -7,7 +7,7 @@ import json
 from hypothesis import strategies as st
 
 from procman.config import keys
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, KINDS, LIMITS, POOL, UNBUILT
+from procman.config.keys import KINDS, TABLES, UNBUILT
 from procman.core.spec import HookName, Kind
 
 
@@ -122,8 +122,10 @@ VALUES = {
         "stderr": st.sampled_from(["inherit", "null"]) | paths,
         "kill_mode": st.sampled_from(["tree", "process"]),
         "limits": st.nothing(),
+        "recycle_at_once": st.integers(1, 10_000),
         "backoff": st.nothing(),
         "hooks": st.nothing(),
+        "reload": st.nothing(),
     },
     "pools.NAME.limits": {
         "memory_soft": or_none(sizes.filter(lambda size: isinstance(size, str))),
@@ -146,6 +148,12 @@ VALUES = {
         **{hook.value: st.lists(texts, max_size=3) for hook in HookName},
         "timeout": durations,
     },
+    "pools.NAME.reload": {
+        "surge": st.integers(0, 10_000),
+        "max_unavailable": st.integers(1, 10_000),
+        "canary": st.booleans(),
+        "delay": durations | st.just(0),
+    },
 }
 
 
@@ -154,7 +162,7 @@ def some_of(draw, title, kind=None, always=()):
     """Some keys of a table that the kind takes, with values."""
     names = {
         key.name
-        for key in {table.title: table for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)}[title].keys
+        for key in {table.title: table for table in TABLES}[title].keys
         if key.default is not UNBUILT and (kind is None or kind in key.kinds)
     }
     values = VALUES[title]
@@ -176,14 +184,13 @@ def pools(draw, name, kind, number):
     elif kind is Kind.CRON:
         pairs["app"] = draw(one_or_more(modules))
     pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
+    for nested in draw(st.sets(st.sampled_from(["backoff", "hooks", "reload"]))):
+        pairs[nested] = draw(some_of(f"pools.NAME.{nested}"))
     if kind is Kind.JOBRUNNER:
         pairs["workers"] = 1
         pairs.pop("target", None)
+        pairs.pop("reload", None)
         pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
-    if draw(st.booleans()):
-        pairs["backoff"] = draw(some_of("pools.NAME.backoff"))
-    if draw(st.booleans()):
-        pairs["hooks"] = draw(some_of("pools.NAME.hooks"))
     if kind is Kind.EXEC and draw(st.booleans()):
         pairs["sockets"] = {"web": f"127.0.0.1:{7000 + number}", "a-b": f"unix:{number} b.sock"}
         pairs["command"] = [*pairs["command"], "${fd:web}", "--${slot}"]
@@ -230,7 +237,7 @@ def any_documents(draw):
     for name in draw(st.sets(st.sampled_from(["a", "b", "postgres", "c"]), max_size=4)):
         pairs = draw(st.dictionaries(st.sampled_from(names["pools.NAME"]), anything, max_size=5))
         kind = draw(st.sampled_from([*sorted(KINDS), "nothing", 1]))
-        for nested in ("limits", "backoff", "hooks"):
+        for nested in ("limits", "backoff", "hooks", "reload"):
             if draw(st.booleans()):
                 some = st.sampled_from(names[f"pools.NAME.{nested}"])
                 pairs[nested] = draw(st.dictionaries(some, anything, max_size=3))
@@ -240,5 +247,4 @@ def any_documents(draw):
 
 def built_keys():
     """The names of all keys that are built, by table."""
-    tables = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS)
-    return {one.title: {key.name for key in one.keys if key.default is not keys.UNBUILT} for one in tables}
+    return {one.title: {key.name for key in one.keys if key.default is not keys.UNBUILT} for one in TABLES}

@@ -23,6 +23,7 @@ from procman.core.spec import (
     PassedSocket,
     PoolSpec,
     PostgresWork,
+    Reload,
     TcpAddress,
     UnixAddress,
 )
@@ -101,6 +102,8 @@ def test_every_key_of_a_pool(reading, directory, short_path):
         nice = 5
         rlimits = { nofile = 4096, core = "unlimited" }
         backoff = { first = 1, factor = 1.5, most = "10s", lived = "1s" }
+        recycle_at_once = 3
+        reload = { surge = 2, max_unavailable = 3, canary = false, delay = "4s" }
 
         [pools.http.limits]
         memory_soft = "640MiB"
@@ -151,6 +154,8 @@ def test_every_key_of_a_pool(reading, directory, short_path):
         backoff=Backoff(first=1.0, factor=1.5, most=10.0, lived=1.0),
         max_restarts=7,
         restart_window=180.0,
+        reload=Reload(surge=2, max_unavailable=3, canary=False, delay=4.0),
+        recycle_at_once=3,
         working_dir=f"{directory}/app",
         env=(("A", "from file"), ("B", "from env"), ("C", "/home/shop/c")),
         user="root",

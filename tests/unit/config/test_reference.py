@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from procman.config.keys import BACKOFF, DAEMON, DATABASE, HOOKS, LIMITS, POOL, UNBUILT, WORK, Nested
+from procman.config.keys import BACKOFF, LIMITS, POOL, RELOAD, TABLES, UNBUILT, WORK, Nested
 from procman.config.problems import Code
 from procman.config.reference import reference
-from procman.core.spec import Backoff, Kind, Limits, PoolSpec
+from procman.core.spec import Backoff, Kind, Limits, PoolSpec, Reload
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
@@ -23,7 +23,7 @@ def test_the_page_is_up_to_date():
 
 def test_every_key_and_every_code_is_in_it():
     page = reference()
-    for table in (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS):
+    for table in TABLES:
         for key in table.keys:
             assert f"`{key.name}`" in page
             assert key.doc or key.default is UNBUILT
@@ -35,11 +35,12 @@ def test_every_key_and_every_code_is_in_it():
 def test_every_field_of_the_specification_can_be_said_in_a_file(kind):
     fields = {one.name for cls in (PoolSpec, WORK[kind]) for one in dataclasses.fields(cls)}
     keys = {key.field for key in POOL.keys if kind in key.kinds and key.default is not UNBUILT}
-    derived = {"name", "work", "addresses"} | ({"limits", "hang_timeout"} if kind is Kind.EXEC else set())
+    derived = {"name", "work", "addresses"}
+    derived |= {"limits", "hang_timeout", "recycle_at_once"} if kind is Kind.EXEC else set()
     assert fields - derived == keys - {"env_file"}
 
 
-@pytest.mark.parametrize(("table", "cls"), [(LIMITS, Limits), (BACKOFF, Backoff)])
+@pytest.mark.parametrize(("table", "cls"), [(LIMITS, Limits), (BACKOFF, Backoff), (RELOAD, Reload)])
 def test_every_field_of_the_nested_tables_too(table, cls):
     assert {key.field for key in table.keys} == {one.name for one in dataclasses.fields(cls)}
     assert any(isinstance(key.type, Nested) and key.type.table is table for key in POOL.keys)

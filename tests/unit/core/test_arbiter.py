@@ -334,8 +334,8 @@ def test_a_reload_to_more_workers_starts_no_more_of_the_old_generation():
     world = serving(pool("http", workers=1))
     world.slow.add("http")
     world.send(ev.Configured((pool("http", workers=3),), "op"))
-    assert world.names() == ["http.1@1", "http.1@2"]
-    for slot in (1, 2, 3):
+    assert world.names() == ["http.1@1", "http.2@2"]
+    for slot in (2, 3, 1):
         world.send(ev.WorkerReady(world.id_of(f"http.{slot}", 2)))
     assert world.names() == ["http.1@2", "http.2@2", "http.3@2"]
 
