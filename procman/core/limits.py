@@ -56,7 +56,9 @@ def judge(pool: Pool, worker: Worker, sample: Sample, now: float) -> Iterator[Ef
     verdicts = list(verdicts_on(worker, sample, now))
     if not verdicts:
         return
-    worker.look_at = min(verdict.look_at for verdict in verdicts)
+    # `plan` has said when the next look is due in any case: a unit may begin as soon as this look is over.
+    looks = [verdict.look_at for verdict in verdicts]
+    worker.look_at = min(looks if worker.look_at is None else [worker.look_at, *looks])
     worst = max(verdicts, key=lambda verdict: verdict.act)
     match worst.act:
         case Act.ASK:

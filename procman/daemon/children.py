@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from procman.core import event as ev
 from procman.core import lifecycle as say
 from procman.core.pool import describe_status
+from procman.core.reason import Reason
 from procman.core.spec import LOG, ExecWork, JobrunnerWork, Kind
 from procman.daemon.readiness import ReadinessSocket
 from procman.errors import ChannelClosed
@@ -202,10 +203,15 @@ class Children:
         except ChannelClosed:
             self.send_signal(worker, signal.SIGINT)
 
-    def interrupt(self, worker_id: int) -> None:
+    def interrupt(self, worker_id: int, reason: Reason) -> None:
         worker = self.workers.get(worker_id)
-        if worker is not None:
+        if worker is None:
+            return
+        if reason is Reason.CPU_TIME:
+            self.send_signal(worker, signal.SIGXCPU)
+        else:
             self.send_signal(worker, process.INTERRUPT)
+            self.send_signal(worker, process.CANCEL)
 
     def ping(self, worker_id: int) -> None:
         worker = self.workers.get(worker_id)

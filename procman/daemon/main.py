@@ -203,8 +203,8 @@ class Daemon:
                 self.children.spawn(effect)
             case do.Retire():
                 self.children.retire(effect)
-            case do.Interrupt(worker):
-                self.children.interrupt(worker)
+            case do.Interrupt(worker, reason):
+                self.children.interrupt(worker, reason)
             case do.Kill(worker):
                 self.children.kill(worker)
             case do.Dump(worker):

@@ -187,6 +187,21 @@ def test_the_tick_is_a_share_of_the_limit_and_never_a_burden(limit, tick):
     assert cpu_tick(limit) == tick
 
 
+@pytest.mark.parametrize("limits", [Limits(time_real=1.0), Limits(time_cpu=1.0)])
+def test_a_unit_that_begins_after_a_long_idle_time_is_interrupted_as_soon(limits):
+    world = serving(pool("http", limits=limits))
+    world.cpu_share = 1.0
+    for idle_for in (7.7, 100.3, 1000.9):
+        world.pass_time(idle_for)
+        world.effects.clear()
+        world.unit_started[world.id_of("http.1")] = world.now
+        world.pass_time(0.95)
+        assert not world.of(do.Interrupt)
+        world.pass_time(0.1)
+        assert len(world.of(do.Interrupt)) == 1
+        world.pass_time(0.1)
+
+
 # -- samples of workers that have gone ---------------------------------------------------------------------
 
 
