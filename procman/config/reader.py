@@ -265,8 +265,8 @@ class _Builder:
         if self._draft.embedded:
             # libpq takes a directory as the host when it is percent-encoded (chapter 32.1.1.2).
             url = f"postgresql://procman@/procman?host={quote(self._socket_dir, safe='')}"
-        databases = self._draft.database.get("databases", ())
-        return DatabaseSpec(url=url, databases=databases, embedded=self._draft.embedded)
+        given = {name: value for name, value in self._draft.database.items() if name != "url"}
+        return DatabaseSpec(url=url, embedded=self._draft.embedded, **given)
 
     def _postgres(self) -> PoolSpec:
         work = PostgresWork(data_dir=os.path.join(self._state_dir, "postgres"), socket_dir=self._socket_dir)

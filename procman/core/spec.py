@@ -283,6 +283,14 @@ class PoolSpec:
         return self.reload.surge or 0
 
 
+class Isolation(StrEnum):
+    """What the transactions of units see of others' commits (PostgreSQL, 13.2)."""
+
+    REPEATABLE_READ = "repeatable read"
+    SERIALIZABLE = "serializable"
+    READ_COMMITTED = "read committed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSpec:
     """``url`` is a libpq URI also when the server is embedded; ``embedded`` says that it is."""
@@ -290,6 +298,11 @@ class DatabaseSpec:
     url: str
     databases: tuple[str, ...] = ()
     embedded: bool = False
+    isolation: Isolation = Isolation.REPEATABLE_READ
+    cache_size: int | None = 256 * 1024 * 1024  # of all cached values of a process and database
+    connections: int = 8  # of a process, to each database
+    connection_idle_time: float | None = 600.0
+    connection_lifetime: float | None = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

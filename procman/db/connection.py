@@ -51,6 +51,7 @@ class Connection(psycopg2.extensions.connection):
     """psycopg2's connection; ``observer`` is called after each of the application's statements."""
 
     observer: Callable[[Cursor, float], None] | None = None
+    opened_at: float = 0.0
     idle_since: float = 0.0
     used: bool = False
 
@@ -172,16 +173,27 @@ def database_name(url: str) -> str:
 class ConnectionPool:
     """The connections of this process to one database: at most ``most``, the one used last is taken first.
 
-    So those that a calm hour does not need stay idle at the bottom. All of them are in autocommit mode: who
-    borrows one begins and ends transactions by statements.
+    So those that a calm hour does not need stay idle at the bottom, and are closed after ``idle_time`` seconds; one
+    that is older than ``lifetime`` seconds is closed when it comes back (None: never). Both are looked at when
+    connections come and go, so that an idle process need not wake up for them. All connections are in autocommit
+    mode: who borrows one begins and ends transactions by statements.
     """
 
     def __init__(
-        self, url: str, *, application_name: str = "procman", most: int = 8, patience: float = PATIENCE
+        self,
+        url: str,
+        *,
+        application_name: str = "procman",
+        most: int = 8,
+        patience: float = PATIENCE,
+        idle_time: float | None = None,
+        lifetime: float | None = None,
     ) -> None:
         self.url = url
         self._application_name = application_name
         self._patience = patience
+        self._idle_time = idle_time
+        self._lifetime = lifetime
         self._idle: list[Connection] = []
         self._room = threading.BoundedSemaphore(most)
 
@@ -200,7 +212,9 @@ class ConnectionPool:
                     connection.used = True
                     return connection
                 connection.close()
-            return connect(self.url, application_name=self._application_name)
+            connection = connect(self.url, application_name=self._application_name)
+            connection.opened_at = monotonic()
+            return connection
         except BaseException:
             self._room.release()
             raise
@@ -208,12 +222,22 @@ class ConnectionPool:
     def give_back(self, connection: Connection) -> None:
         """Take it back; one that is broken, or still in a transaction, is closed."""
         connection.observer = None
-        if not connection.closed and connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
-            connection.idle_since = monotonic()
+        now = monotonic()
+        idle = not connection.closed and connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        if idle and (self._lifetime is None or now - connection.opened_at < self._lifetime):
+            connection.idle_since = now
             self._idle.append(connection)
+            self._thin_out(now)
         else:
             connection.close()
         self._room.release()
+
+    def _thin_out(self, now: float) -> None:
+        while self._idle_time is not None and self._idle and now - self._idle[0].idle_since >= self._idle_time:
+            try:
+                self._idle.pop(0).close()
+            except IndexError:
+                return  # another thread has just borrowed it
 
     def close(self) -> None:
         """Close the idle ones; borrowed ones are closed by their borrowers or with the process."""

@@ -30,27 +30,47 @@ MISSING: Final = _Missing()
 class Table:
     """The values of one function: least recently used leaves first when there are more than ``maxsize``."""
 
-    __slots__ = ("_entries", "_lock", "maxsize")
+    __slots__ = ("_entries", "_lock", "maxsize", "size")
 
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
-        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
+        self.size = 0  # bytes, as estimated by whoever puts
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Any:
         """The value, which becomes the most recently used; MISSING when there is none."""
         with self._lock:
-            value = self._entries.get(key, MISSING)
-            if value is not MISSING:
-                self._entries.move_to_end(key)
-            return value
-
-    def put(self, key: Hashable, value: Any) -> None:
-        with self._lock:
-            self._entries[key] = value
+            entry = self._entries.get(key)
+            if entry is None:
+                return MISSING
             self._entries.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        with self._lock:
+            replaced = self._entries.pop(key, None)
+            self._entries[key] = (value, size)
+            self.size += size - (replaced[1] if replaced else 0)
             if len(self._entries) > self.maxsize:
-                self._entries.popitem(last=False)
+                self._drop()
+
+    def discard(self, key: Hashable, value: Any) -> None:
+        """Forget the value, unless it has been replaced meanwhile."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry[0] is value:
+                del self._entries[key]
+                self.size -= entry[1]
+
+    def shrink(self, size: int) -> None:
+        """Forget what was used least recently until at most ``size`` bytes are left."""
+        with self._lock:
+            while self._entries and self.size > size:
+                self._drop()
+
+    def _drop(self) -> None:
+        self.size -= self._entries.popitem(last=False)[1][1]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,11 +92,21 @@ class Generation:
         table = self._tables.get(function)
         return MISSING if table is None else table.get(key)
 
-    def put(self, function: Hashable, key: Hashable, value: Any, maxsize: int) -> None:
+    def put(self, function: Hashable, key: Hashable, value: Any, *, maxsize: int, size: int = 0) -> None:
+        """Keep a value of about ``size`` bytes; the function has at most ``maxsize`` of them."""
         table = self._tables.get(function)
         if table is None:
             table = self._tables.setdefault(function, Table(maxsize))
-        table.put(key, value)
+        table.put(key, value, size)
+
+    def discard(self, function: Hashable, key: Hashable, value: Any) -> None:
+        """Forget this very value."""
+        if (table := self._tables.get(function)) is not None:
+            table.discard(key, value)
+
+    def clear(self, function: Hashable) -> None:
+        """Forget all values of the function."""
+        self._tables.pop(function, None)
 
     def claim(self, function: Hashable, key: Hashable) -> threading.Event | None:
         """Undertake to compute a value: None. If another thread has done so already: what it will set."""
@@ -93,9 +123,9 @@ class Generation:
         if claim is not None:
             claim.set()
 
-    def entries(self) -> dict[Hashable, int]:
-        """How many values each function has."""
-        return {function: len(table) for function, table in self._tables.items()}
+    def tables(self) -> dict[Hashable, Table]:
+        """The values of each function."""
+        return dict(self._tables)
 
 
 class Generations:
@@ -131,3 +161,18 @@ class Generations:
     def current(self) -> dict[str, Generation]:
         """The generation that is kept of each group."""
         return dict(self._current)
+
+    def shrink(self, most: int) -> None:
+        """Forget values until those of all groups have at most ``most`` bytes: the largest tables give first."""
+        tables = [table for generation in self.current().values() for table in generation.tables().values()]
+        excess = sum(table.size for table in tables) - most
+        if excess <= 0:
+            return
+        # A little more than needed, so that not every value that is put begins anew.
+        excess += most // 16
+        for table in sorted(tables, key=lambda table: table.size, reverse=True):
+            before = table.size
+            table.shrink(max(0, before - excess))
+            excess -= before - table.size
+            if excess <= 0:
+                return

@@ -20,6 +20,7 @@ from procman.signaling.cache import Generations
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from procman.core.spec import DatabaseSpec
     from procman.db.connection import Connection
     from procman.signaling.store import Signals, Tag
 
@@ -40,13 +41,21 @@ class SharedRegistry:
 class Database:
     """Opened when it is first used; procman's schema is installed then."""
 
-    def __init__(self, name: str, url: str, *, application_name: str, most_connections: int) -> None:
+    def __init__(self, name: str, url: str, spec: DatabaseSpec, *, application_name: str) -> None:
         self.name = name
         self.url = url
+        self.isolation = spec.isolation
+        self._cache_size = spec.cache_size
         self.generations = Generations()
         self.registry = SharedRegistry()
         self._application_name = application_name
-        self._pool = ConnectionPool(url, application_name=application_name, most=most_connections)
+        self._pool = ConnectionPool(
+            url,
+            application_name=application_name,
+            most=spec.connections,
+            idle_time=spec.connection_idle_time,
+            lifetime=spec.connection_lifetime,
+        )
         self._migrated = False
         self._migrating = threading.Lock()
 
@@ -58,7 +67,7 @@ class Database:
         while True:
             connection = self._borrow()
             try:
-                signals = store.begin(connection)
+                signals = store.begin(connection, self.isolation)
             except psycopg2.errors.UndefinedTable:
                 # The database has been made anew under its old name.
                 execute(connection, "ROLLBACK")
@@ -97,6 +106,11 @@ class Database:
         except psycopg2.Error as error:
             log.debug("Database %s: signals not folded: %s", self.name, error)
             roll_back(connection)
+
+    def limit_caches(self) -> None:
+        """Give up values when all of them together have become too large."""
+        if self._cache_size is not None:
+            self.generations.shrink(self._cache_size)
 
     def signal(self, groups: Iterable[str]) -> None:
         """Signal in a transaction that consists of nothing else."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from procman.signaling import runtime
 from procman.signaling.cache import MISSING
 from procman.signaling.runtime import check_public_group
 from procman.signaling.units import current
+from procman.signaling.weight import weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -26,27 +28,40 @@ LONGEST_WAIT = 5.0
 
 
 def cached(
-    group: str, *, key: Callable[..., Hashable] | None = None, maxsize: int = 8192
+    group: str, *, key: Callable[..., Hashable] | None = None, maxsize: int = 8192, ttl: float | None = None
 ) -> Callable[[Callable[P, R]], Cached[P, R]]:
     """Remember the function's results until somebody, anywhere, commits an `invalidate` of ``group``.
 
     Results are kept per process and database, at most ``maxsize`` of the function, those used least recently
     leave first. They are told apart by the arguments, which must be hashable; ``key`` is called with the same
     arguments and returns what to tell them apart by instead. A method's ``self`` is an argument like any other.
-    Every caller gets the same object: do not change it. An exception is not remembered.
+    Every caller gets the same object: do not change it. An exception is not remembered. With ``ttl`` a result is
+    remembered for that many seconds at most, for what depends on more than the database.
+
+    All cached values of a process and database together take at most `[database] cache_size` (default 256 MiB, as
+    estimated when they are put); beyond that the functions with the most give up what they used least recently.
 
     Raises NoDatabase and DatabaseUnavailable like `cursor`, for each unit checks once whether its caches hold.
     """
     if callable(group):
         raise TypeError('procman.cached needs the name of a group: @procman.cached("prices")')
     check_public_group(group)
+    if maxsize < 1 or (ttl is not None and not ttl > 0):
+        raise ValueError("expected a maxsize of at least 1 and a ttl of more than 0 seconds")
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise TypeError(f"{function.__qualname__}() can't be cached: what it returns can be used only once")
-        return Cached(function, group, key, maxsize)
+        return Cached(function, group, key, maxsize, ttl)
 
     return decorate
+
+
+class _Timed(NamedTuple):
+    """A result that is good until a time of the monotonic clock."""
+
+    value: Any
+    until: float
 
 
 class Cached(Generic[P, R]):
@@ -54,10 +69,18 @@ class Cached(Generic[P, R]):
 
     __wrapped__: Callable[P, R]
 
-    def __init__(self, function: Callable[P, R], group: str, key: Callable[..., Hashable] | None, maxsize: int) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        group: str,
+        key: Callable[..., Hashable] | None,
+        maxsize: int,
+        ttl: float | None,
+    ) -> None:
         update_wrapper(self, function)
         self.group = group
         self.maxsize = maxsize
+        self.ttl = ttl
         self.hits = 0
         self.misses = 0
         self._function = function
@@ -81,6 +104,10 @@ class Cached(Generic[P, R]):
         """Bind it like a method when it is one."""
         return self if instance is None else _Bound(self, instance)
 
+    def clear(self) -> None:
+        """Forget all results, in this process alone: `procman.invalidate` tells everybody."""
+        runtime.clear(self)
+
     def __repr__(self) -> str:
         return f"<cached {self.__wrapped__.__qualname__} of group {self.group!r}>"
 
@@ -97,10 +124,19 @@ class Cached(Generic[P, R]):
     def _find(self, unit: Unit, key: Hashable) -> Any:
         own = unit.own(self.group)
         if own is not None:
-            value = own.get(self, key)
+            value = self._fresh(own, key)
             if value is not MISSING:
                 return value
-        return unit.generation(self.group).get(self, key)
+        return self._fresh(unit.generation(self.group), key)
+
+    def _fresh(self, generation: Generation, key: Hashable) -> Any:
+        value = generation.get(self, key)
+        if self.ttl is None or value is MISSING:
+            return value
+        if monotonic() < value.until:
+            return value.value
+        generation.discard(self, key, value)
+        return MISSING
 
     def _compute(self, unit: Unit, key: Hashable, args: Any, kwargs: Any) -> R:
         generation = unit.generation(self.group)
@@ -108,7 +144,7 @@ class Cached(Generic[P, R]):
         while unit.computing == 0 and (other := generation.claim(self, key)) is not None:
             if not other.wait(LONGEST_WAIT):
                 return self._call(unit, key, args, kwargs)
-            value = generation.get(self, key)
+            value = self._fresh(generation, key)
             if value is not MISSING:
                 return value  # type: ignore[no-any-return]
         if unit.computing:
@@ -124,13 +160,17 @@ class Cached(Generic[P, R]):
             value = self._function(*args, **kwargs)
         finally:
             unit.computing -= 1
-        self._where(unit).put(self, key, value, self.maxsize)
+        self._put(unit, key, value)
         return value
 
-    def _where(self, unit: Unit) -> Generation:
+    def _put(self, unit: Unit, key: Hashable, value: R) -> None:
+        kept = value if self.ttl is None else _Timed(value, monotonic() + self.ttl)
         if unit.has_invalidated(self.group) or not unit.is_clean():
-            return unit.keep(self.group)
-        return unit.generation(self.group)
+            unit.keep(self.group).put(self, key, kept, maxsize=self.maxsize)
+            return
+        size = weight(key) + weight(value)
+        unit.generation(self.group).put(self, key, kept, maxsize=self.maxsize, size=size)
+        unit.require_database().limit_caches()
 
     def _make_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         key: Hashable

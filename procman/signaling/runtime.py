@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from procman.db.connection import Connection, Cursor
+    from procman.signaling.cache import Table
     from procman.signaling.memo import Cached
 
 AUTO = "auto"  # in place of a name: every database the role owns
@@ -35,14 +35,11 @@ AND datname <> 'postgres' ORDER BY datname"""
 class Runtime:
     """What `configure` has set up."""
 
-    def __init__(
-        self, spec: DatabaseSpec | None, *, application_name: str, meter: Meter | None, most_connections: int
-    ) -> None:
+    def __init__(self, spec: DatabaseSpec | None, *, application_name: str, meter: Meter | None) -> None:
         self.spec = spec
         self.meter = meter
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
-        self._most_connections = most_connections
         self._databases: dict[str, Database] = {}
         self._lock = threading.Lock()
 
@@ -82,7 +79,9 @@ class Runtime:
 
     def _make(self, name: str) -> Database:
         url = self.url(name)
-        return Database(name, url, application_name=self._application_name, most_connections=self._most_connections)
+        if self.spec is None:
+            raise NoDatabase(f"database {name!r}: no database is configured")
+        return Database(name, url, self.spec, application_name=self._application_name)
 
     def url(self, name: str) -> str:
         if self.spec is None:
@@ -104,13 +103,12 @@ def configure(
     *,
     application_name: str = "procman",
     meter: Meter | None = None,
-    most_connections: int = 8,
 ) -> None:
     """Say which databases this process uses; once per process, after it was forked. Connects to nothing yet."""
     global _runtime
     if _runtime is not None:
         _runtime.close()
-    _runtime = Runtime(spec, application_name=application_name, meter=meter, most_connections=most_connections)
+    _runtime = Runtime(spec, application_name=application_name, meter=meter)
 
 
 def _forget() -> None:
@@ -231,13 +229,18 @@ def check_public_group(group: str) -> None:
         raise ValueError(f"{group!r}: groups that begin with 'procman.' are procman's own")
 
 
-def entries() -> Counter[Any]:
-    """How many values each cached function has in this process."""
-    total: Counter[Any] = Counter()
+def tables() -> Iterator[tuple[Any, Table]]:
+    """The values of each cached function, in each database that this process has used."""
     for database in _configured().opened():
         for generation in database.generations.current().values():
-            total.update(generation.entries())
-    return total
+            yield from generation.tables().items()
+
+
+def clear(function: Any) -> None:
+    """Forget what this process has cached of the function."""
+    for database in _configured().opened():
+        for generation in database.generations.current().values():
+            generation.clear(function)
 
 
 def databases() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from procman.signaling import runtime
@@ -9,11 +10,12 @@ from procman.signaling import runtime
 
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
-    """One cached function. ``entries`` counts values over all databases of this process."""
+    """One cached function in this process, over all databases. ``size`` is what its entries take: bytes, about."""
 
     group: str
     function: str
     entries: int
+    size: int
     hits: int
     misses: int
 
@@ -26,12 +28,17 @@ class CacheStatistics:
 
 def statistics() -> list[CacheStatistics]:
     """Every cached function, by group and name."""
-    entries = runtime.entries()
+    entries: Counter[object] = Counter()
+    sizes: Counter[object] = Counter()
+    for function, table in runtime.tables():
+        entries[function] += len(table)
+        sizes[function] += table.size
     figures = [
         CacheStatistics(
             group=function.group,
             function=f"{function.__wrapped__.__module__}.{function.__wrapped__.__qualname__}",
-            entries=entries.get(function, 0),
+            entries=entries[function],
+            size=sizes[function],
             hits=function.hits,
             misses=function.misses,
         )

@@ -16,6 +16,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
+from procman.core.spec import Isolation
 from procman.db.connection import execute
 from procman.db.migrate import LOCK_CLASS, LOCK_FOLD
 
@@ -30,10 +31,9 @@ REGISTRY = "procman.registry"  # the group whose signal means: load the registry
 _EPOCH = "procman.epoch"
 _PLAIN = re.compile(r"[^\x00'\\]{1,200}")
 
-# One simple-query message for both: the check costs no round trip of its own. BEGIN turns the implicit
+# One simple-query message with BEGIN: the check costs no round trip of its own. BEGIN turns the implicit
 # transaction of the message into an ordinary one; its snapshot is taken by the SELECT (PostgreSQL, 54.2.2.1).
-_BEGIN = """\
-BEGIN ISOLATION LEVEL REPEATABLE READ; \
+_READ = """\
 SELECT signal_group, sum(signals)::bigint, bit_xor(token), count(*) FILTER (WHERE delta) FROM (\
 SELECT signal_group, signals, token, false AS delta FROM procman.signal_base UNION ALL \
 SELECT signal_group, 1, token, true FROM procman.signal_delta) AS signal GROUP BY signal_group"""
@@ -79,9 +79,14 @@ class Signals:
         return Tag(self.epoch, *self._groups.get(group, (0, 0)))
 
 
-def begin(connection: Connection) -> Signals:
-    """Begin a REPEATABLE READ transaction and read the signals in its snapshot, in one message."""
-    return Signals(execute(connection, _BEGIN).fetchall())
+def begin(connection: Connection, isolation: Isolation = Isolation.REPEATABLE_READ) -> Signals:
+    """Begin a transaction and read the signals in its first snapshot, in one message.
+
+    At READ COMMITTED later statements may see more than these signals tell. What is computed from them is then
+    kept under an older tag than it deserves: looked up less often than it could be, and never too new a value by
+    itself, but a unit may meet values of two moments, which is what READ COMMITTED is.
+    """
+    return Signals(execute(connection, f"BEGIN ISOLATION LEVEL {isolation.upper()}; {_READ}").fetchall())
 
 
 def insertion(groups: Iterable[str]) -> str:

@@ -130,3 +130,38 @@ def test_text_is_unicode_whatever_the_encoding_of_the_database(postgres_server, 
     finally:
         connection.close()
         postgres_server.execute(f"DROP DATABASE {name}")
+
+
+def test_what_a_calm_hour_does_not_need_is_closed(database_url, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    pool = ConnectionPool(database_url, idle_time=60.0)
+    first, second = pool.borrow(), pool.borrow()
+    pool.give_back(first)
+    pool.give_back(second)
+    now[0] += 59.0
+    assert pool.borrow() is second
+    now[0] += 1.0
+    pool.give_back(second)
+    assert first.closed
+    assert pool.borrow() is second
+    pool.give_back(second)
+    pool.close()
+
+
+def test_an_old_one_is_closed_when_it_comes_back(database_url, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    pool = ConnectionPool(database_url, lifetime=60.0)
+    first = pool.borrow()
+    now[0] += 59.0
+    pool.give_back(first)
+    assert pool.borrow() is first
+    now[0] += 1.0
+    pool.give_back(first)
+    assert first.closed
+    second = pool.borrow()
+    assert second is not first
+    assert not second.used
+    pool.give_back(second)
+    pool.close()

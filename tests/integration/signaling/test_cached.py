@@ -9,6 +9,7 @@ import pytest
 
 import procman
 from procman import signaling
+from procman.core.spec import DatabaseSpec
 
 
 @pytest.fixture
@@ -278,3 +279,57 @@ def test_threads_compute_once(configured):
         thread.join()
     assert results == [10] * 5
     assert calls == [1]
+
+
+def test_a_result_with_a_ttl_grows_old(configured, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("procman.signaling.memo.monotonic", lambda: now[0])
+    calls = []
+
+    @procman.cached("prices", ttl=10)
+    def rate(currency):
+        calls.append(currency)
+        return len(calls)
+
+    assert [rate("EUR"), rate("EUR"), rate("CHF")] == [1, 1, 2]
+    now[0] = 109.9
+    assert rate("EUR") == 1
+    now[0] = 110.0
+    assert [rate("EUR"), rate("EUR")] == [3, 3]
+
+
+def test_clear_forgets_here(configured):
+    calls = []
+
+    @procman.cached("prices")
+    def answer():
+        calls.append(1)
+        return len(calls)
+
+    assert [answer(), answer()] == [1, 1]
+    answer.clear()
+    assert answer() == 2
+
+
+def test_all_cached_values_together_have_a_bound(prices_url):
+    signaling.configure(DatabaseSpec(url=prices_url, cache_size=200_000))
+
+    @procman.cached("prices")
+    def page(number):
+        return "x" * 10_000
+
+    for number in range(100):
+        page(number)
+    (figures,) = [row for row in signaling.statistics() if row.function.endswith("page")]
+    assert 100_000 < figures.size <= 200_000
+    assert figures.entries < 20
+    misses = page.misses
+    page(99)
+    assert page.misses == misses
+    signaling.configure(None)
+
+
+@pytest.mark.parametrize("wrong", [{"maxsize": 0}, {"ttl": 0}, {"ttl": -1.0}])
+def test_bounds_that_can_not_be(wrong):
+    with pytest.raises(ValueError, match="maxsize of at least 1"):
+        procman.cached("prices", **wrong)

@@ -11,7 +11,7 @@ import pytest
 
 import procman
 from procman import signaling
-from procman.core.spec import DatabaseSpec
+from procman.core.spec import DatabaseSpec, Isolation
 from procman.errors import DatabaseUnavailable, NoDatabase, UnitAborted
 from procman.signaling import runtime
 from tests.support.pricer import with_schema
@@ -353,3 +353,12 @@ def test_a_limit_that_ends_a_unit_in_its_query(configured, truth):
     with procman.cursor() as cr:
         cr.execute("SELECT price FROM item WHERE id = 1")
         assert cr.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+def test_isolation_is_as_configured(prices_url, isolation):
+    signaling.configure(DatabaseSpec(url=prices_url, isolation=isolation))
+    with procman.cursor() as cr:
+        cr.execute("SHOW transaction_isolation")
+        assert cr.fetchone() == (isolation.value,)
+    signaling.configure(None)

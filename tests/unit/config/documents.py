@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from procman.config import keys
 from procman.config.keys import KINDS, TABLES, UNBUILT
-from procman.core.spec import HookName, Kind
+from procman.core.spec import HookName, Isolation, Kind
 
 
 def toml(value):
@@ -78,6 +78,11 @@ VALUES = {
     "database": {
         "url": st.sampled_from(["embedded", "postgresql://u:p%40@h:1/d?sslmode=require", "dbname='the shop'"]),
         "databases": st.lists(texts, max_size=3, unique=True),
+        "isolation": st.sampled_from([level.value for level in Isolation]),
+        "cache_size": or_none(sizes),
+        "connections": st.integers(1, 1000),
+        "connection_idle_time": or_none(durations),
+        "connection_lifetime": or_none(durations),
     },
     "pools.NAME": {
         "kind": st.nothing(),
