@@ -92,7 +92,7 @@ class Problem:
         """The problem as it is shown: ``file:line:col: error[code]: path: message``."""
         line, column = positions.of_key(self.path) if self.at_key else positions.of_value(self.path)
         subject = f"{dotted(self.path)}: " if self.path else ""
-        return f"{file}:{line}:{column}: error[{self.code.code}]: {subject}{self.message}"
+        return f"{file}:{line}:{column}: error[{self.code.code}]: {subject}{_on_one_line(self.message)}"
 
 
 class Wrong(Exception):
@@ -113,6 +113,11 @@ def dotted(path: Path) -> str:
             name = part if _BARE_KEY.fullmatch(part) else quoted(part)
             text += f".{name}" if text else name
     return text
+
+
+def _on_one_line(message: str) -> str:
+    """A message that names a file, say, whose name has a line feed in it is one line all the same."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 def quoted(text: str) -> str:
