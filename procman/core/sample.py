@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Upper bounds, in seconds, of the classes in which the times of requests are counted; one more class is for the rest.
+LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What an http worker has done so far, in bytes and seconds; ``latencies`` are counts by `LATENCY_BOUNDS`."""
+
+    received: int = 0
+    sent: int = 0
+    connections: int = 0
+    seconds: float = 0.0
+    latencies: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS) + 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -27,6 +41,7 @@ class Sample:
     cache_misses: int
     beat: float
     cpu_from: float = 0.0
+    traffic: Traffic = Traffic()
     unit_cpu: float | None = None  # seconds of CPU that the unit has used, at least; None: not looked at
 
     def unit_seconds(self, now: float) -> float | None:

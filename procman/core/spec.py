@@ -137,6 +137,9 @@ class HttpWork:
     header_timeout: float = 10.0
     max_body: int = 128 * 1024 * 1024
     body_buffer: int = 256 * 1024
+    body_rate: int = 500
+    response_buffer: int = 256 * 1024 * 1024
+    max_connections: int = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

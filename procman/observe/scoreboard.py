@@ -1,9 +1,9 @@
 """One memory-mapped file with a fixed-size record for each worker.
 
 A worker writes its record without a system call; the arbiter, the dashboard and `procmanctl` read it. One
-process writes a record at a time, so plain aligned 8-byte stores are enough for figures. The texts (unit,
-database) are guarded by a sequence number that is odd while they are being written; a reader that meets an
-odd or a changed number reads again, and after a few tries takes what there is: a torn name does no harm.
+process writes a record at a time, so plain aligned 8-byte stores are enough for figures. What is said of the unit
+stands between two copies of a sequence number and is written in one go, from its beginning to its end; a reader that
+meets two that differ (or none: 0) reads again, and after a few tries takes what there is: a torn name does no harm.
 """
 
 from __future__ import annotations
@@ -11,17 +11,28 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from bisect import bisect_left
 from time import monotonic
 
-from procman.core.sample import Sample
+from procman.core.sample import LATENCY_BOUNDS, Sample, Traffic
 
-RECORD_SIZE = 512
+RECORD_SIZE = 1024
 _WORDS = RECORD_SIZE // 8
 
-_SEQUENCE, _PID, _USER, _QUERIES, _REQUESTS, _ERRORS, _HITS, _MISSES, _BUSY = range(9)
-_STARTED, _QUERY_SECONDS, _BEAT, _CPU_FROM = range(16, 20)
-_DATABASE_AT, _DATABASE_SIZE = 192, 64
-_UNIT_AT, _UNIT_SIZE = 256, 256
+# Words: whole numbers, and floats in seconds.
+_PID, _REQUESTS, _ERRORS, _HITS, _MISSES = range(5)
+_BEAT, _CPU_FROM = 8, 9
+# The unit: sequence number, how many there are at once, begin, user, queries, their seconds, database, name, and
+# the sequence number again; the texts after their lengths.
+_UNIT = struct.Struct("<qqdqqdH62sH254sq")
+_UNIT_AT = 128
+_HEAD, _BUSY, _STARTED, _USER, _QUERIES, _QUERY_SECONDS = range(16, 22)
+_DATABASE_AT, _DATABASE_SIZE = _UNIT_AT + 48, 62
+_TAIL = 62
+_LONGEST_NAME = 254
+# What the http worker counts.
+_RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
+_LATENCIES = 72
 
 _TEXT_LENGTH = struct.Struct("<H")
 
@@ -67,66 +78,119 @@ class Scoreboard:
         """What the record says now."""
         ints = self._ints[index * _WORDS : (index + 1) * _WORDS]
         floats = self._floats[index * _WORDS : (index + 1) * _WORDS]
-        view = self._view[index * RECORD_SIZE : (index + 1) * RECORD_SIZE]
+        at = index * RECORD_SIZE + _UNIT_AT
         for _ in range(8):
-            sequence = ints[_SEQUENCE]
-            unit = _text(view, _UNIT_AT, _UNIT_SIZE)
-            database = _text(view, _DATABASE_AT, _DATABASE_SIZE)
-            if not sequence & 1 and sequence == ints[_SEQUENCE]:
+            sequence = ints[_TAIL]
+            block = bytes(self._view[at : at + _UNIT.size])
+            if sequence and sequence == ints[_HEAD]:
                 break
+        _, busy, started, user, queries, query_seconds, of_database, database, of_name, name, _ = _UNIT.unpack(block)
         return Sample(
             pid=ints[_PID],
-            unit=unit if ints[_BUSY] > 0 else None,
-            unit_started=floats[_STARTED],
-            database=database,
-            user=ints[_USER],
-            queries=ints[_QUERIES],
-            query_seconds=floats[_QUERY_SECONDS],
+            unit=_text(name, of_name) if busy > 0 else None,
+            unit_started=started,
+            database=_text(database, of_database),
+            user=user,
+            queries=queries,
+            query_seconds=query_seconds,
             requests=ints[_REQUESTS],
             errors=ints[_ERRORS],
             cache_hits=ints[_HITS],
             cache_misses=ints[_MISSES],
             beat=floats[_BEAT],
             cpu_from=floats[_CPU_FROM],
+            traffic=Traffic(
+                received=ints[_RECEIVED],
+                sent=ints[_SENT],
+                connections=ints[_CONNECTIONS],
+                seconds=floats[_SECONDS],
+                latencies=tuple(ints[_LATENCIES : _LATENCIES + len(LATENCY_BOUNDS) + 1]),
+            ),
         )
 
 
 class Record:
-    """A worker's own record: written by that worker alone."""
+    """A worker's own record: written by that worker alone, which need not read what it wrote to add to it."""
 
-    __slots__ = ("_floats", "_ints", "_view")
+    __slots__ = (
+        "_busy",
+        "_errors",
+        "_floats",
+        "_ints",
+        "_received",
+        "_seconds",
+        "_sent",
+        "_sequence",
+        "_view",
+        "ended",
+        "requests",
+        "started",
+    )
 
     def __init__(self, ints: memoryview[int], floats: memoryview[float], view: memoryview[int]) -> None:
         self._ints = ints
         self._floats = floats
         self._view = view
+        self._sequence = 0
+        self._busy = 0
+        self._errors = 0
+        self._received = self._sent = 0
+        self._seconds = 0.0
+        self.requests = 0  # units done by this worker so far
+        self.started = self.ended = 0.0  # of the last unit that began, and of the last one that ended
 
     def claim(self, pid: int) -> None:
         """Say whose record this is."""
         self._ints[_PID] = pid
         self._floats[_BEAT] = monotonic()
+        self._show("", 0.0)
 
     def begin(self, unit: str) -> None:
         """A unit begins. With several at once (greenlets, threads) the record shows the latest."""
-        ints, floats = self._ints, self._floats
-        ints[_SEQUENCE] += 1
-        self._write(_UNIT_AT, _UNIT_SIZE, unit)
-        self._write(_DATABASE_AT, _DATABASE_SIZE, "")
-        ints[_QUERIES] = 0
-        ints[_USER] = 0
-        floats[_QUERY_SECONDS] = 0.0
-        floats[_STARTED] = monotonic()
-        ints[_BUSY] += 1
-        ints[_SEQUENCE] += 1
+        self._busy += 1
+        self.started = started = monotonic()
+        self._show(unit, started)
+
+    def show(self, unit: str, started: float) -> None:
+        """Of several units at once, show this one."""
+        self._show(unit, started)
+
+    def _show(self, unit: str, started: float) -> None:
+        # Cut at a byte, not at a character: the reader replaces what the cut has broken.
+        name = unit.encode("utf-8", "replace")
+        length = len(name)
+        if length > _LONGEST_NAME:
+            length = _LONGEST_NAME
+        self._sequence = sequence = self._sequence + 1
+        _UNIT.pack_into(self._view, _UNIT_AT, sequence, self._busy, started, 0, 0, 0.0, 0, b"", length, name, sequence)
 
     def end(self, *, failed: bool = False) -> None:
         """The unit is over."""
         ints = self._ints
-        ints[_REQUESTS] += 1
+        self.requests += 1
+        ints[_REQUESTS] = self.requests
         if failed:
-            ints[_ERRORS] += 1
-        ints[_BUSY] -= 1
-        self._floats[_BEAT] = monotonic()
+            self._errors += 1
+            ints[_ERRORS] = self._errors
+        self._busy -= 1
+        ints[_BUSY] = self._busy
+        self._floats[_BEAT] = self.ended = monotonic()
+
+    def served(self, seconds: float, received: int, sent: int) -> None:
+        """The unit was a request that took so long, with so many bytes of body in and of response out."""
+        ints = self._ints
+        ints[_LATENCIES + bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        self._seconds += seconds
+        self._floats[_SECONDS] = self._seconds
+        self._sent += sent
+        ints[_SENT] = self._sent
+        if received:
+            self._received += received
+            ints[_RECEIVED] = self._received
+
+    def connected(self, connections: int) -> None:
+        """So many connections are open."""
+        self._ints[_CONNECTIONS] = connections
 
     def beat(self) -> None:
         """Say that the worker is alive between units."""
@@ -138,9 +202,12 @@ class Record:
 
     def in_database(self, database: str) -> None:
         """The unit uses this database."""
-        self._ints[_SEQUENCE] += 1
-        self._write(_DATABASE_AT, _DATABASE_SIZE, database)
-        self._ints[_SEQUENCE] += 1
+        data = database.encode("utf-8", "replace")[:_DATABASE_SIZE]
+        self._sequence += 1
+        self._ints[_HEAD] = self._sequence
+        self._view[_DATABASE_AT : _DATABASE_AT + 2] = _TEXT_LENGTH.pack(len(data))
+        self._view[_DATABASE_AT + 2 : _DATABASE_AT + 2 + len(data)] = data
+        self._ints[_TAIL] = self._sequence
 
     def as_user(self, user: int) -> None:
         """The unit works for the user of this id."""
@@ -161,21 +228,8 @@ class Record:
     @property
     def last_seconds(self) -> float:
         """How long the last unit took."""
-        return self._floats[_BEAT] - self._floats[_STARTED]
-
-    @property
-    def requests(self) -> int:
-        """Units done by this worker so far."""
-        return self._ints[_REQUESTS]
-
-    def _write(self, at: int, size: int, text: str) -> None:
-        # Cut at a byte, not at a character: the reader replaces what the cut has broken.
-        data = text.encode("utf-8", "replace")[: size - 2]
-        end = at + 2 + len(data)
-        self._view[at : at + 2] = _TEXT_LENGTH.pack(len(data))
-        self._view[at + 2 : end] = data
+        return self.ended - self.started
 
 
-def _text(view: memoryview[int], at: int, size: int) -> str:
-    (length,) = _TEXT_LENGTH.unpack_from(view, at)
-    return bytes(view[at + 2 : at + 2 + min(length, size - 2)]).decode("utf-8", "replace")
+def _text(data: bytes, length: int) -> str:
+    return data[:length].decode("utf-8", "replace")

@@ -14,7 +14,6 @@ before the mistake is still answered.
 from __future__ import annotations
 
 import re
-from collections import deque
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -100,7 +99,7 @@ class RequestParser:
         self._fed = 0  # bytes since anything was got out of them: bounds what llhttp itself collects
         self._body_left = 0
         self._chunked = False
-        self.requests: deque[Request] = deque()
+        self.requests: list[Request] = []
         self.error: BadRequest | None = None
         self.arriving = False  # a request has begun and is not complete
         self.awaits_continue = False  # the client waits for "100 Continue" before it sends the body
@@ -110,6 +109,11 @@ class RequestParser:
     def head_done(self) -> bool:
         """The head of the arriving request is complete, its body is not."""
         return self.arriving and self._head_done
+
+    @property
+    def body_received(self) -> int:
+        """Bytes of the arriving request's body so far."""
+        return self._request.body_size if self._request is not None else 0
 
     def feed(self, data: bytes) -> None:
         """Read what the client sent."""

@@ -7,6 +7,7 @@ second response in the eyes of whoever reads it.
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 from http import HTTPStatus
 
 # RFC 9110 sections 5.1 and 5.6.2: a field name is a token. RFC 9112 section 4: three digits, a space, a phrase.
@@ -32,6 +33,7 @@ _NAMES: dict[str, str] = {}  # as written -> in lower case, of names that were f
 _STATUSES: dict[str, tuple[int, str]] = {}
 _MOST_REMEMBERED = 512
 
+_LINE_END = b"\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -58,14 +60,12 @@ class ResponseHead:
                     continue  # RFC 9110 section 8.6
             elif key == "date":
                 self._has_date = True
-            lines.append(f"{name}: {value}")
             if type(value) is not str:
                 raise TypeError(f"header {name}: the value must be str, not {type(value).__name__}")
-        block = "\r\n".join(lines)
-        # One look at the whole instead of one at each value: there is one break for each header, or one too many.
-        if block.count("\n") != len(lines) - 1 or _CONTROL.search(block.replace("\r\n", "")):
-            raise ValueError(f"control character in the response headers {headers!r}")
-        self._block = block.encode("latin-1")  # UnicodeEncodeError is a ValueError
+            if not value.isprintable() and _CONTROL.search(value):  # mostly the first will do, and costs nothing
+                raise ValueError(f"control character in the response headers {headers!r}")
+            lines.append(f"{name}: {value}\r\n")
+        self._block = "".join(lines).encode("latin-1")  # UnicodeEncodeError is a ValueError
 
     @property
     def bodyless(self) -> bool:
@@ -75,8 +75,8 @@ class ResponseHead:
     def render(self, date: bytes, framing: bytes) -> bytes:
         """The head on the wire. ``date`` and ``framing`` are whole header lines, each with its line break."""
         if self._has_date:
-            return b"%b\r\n%b\r\n" % (self._block, framing)
-        return b"%b\r\n%b%b\r\n" % (self._block, date, framing)
+            date = b""
+        return self._block + date + framing + _LINE_END
 
     def _take_length(self, value: str) -> None:
         if not (value.isascii() and value.isdigit()):
@@ -84,6 +84,11 @@ class ResponseHead:
         if self.length is not None:
             raise ValueError("more than one Content-Length")
         self.length = int(value)
+
+
+def date(second: int) -> bytes:
+    """The Date header's line, for a second of the epoch (RFC 9110 section 6.6.1)."""
+    return b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
 
 
 def chunk(data: bytes) -> bytes:
@@ -108,7 +113,7 @@ def _check_status(status: str) -> tuple[int, str]:
         raise ValueError(f"malformed status {status!r}: expected such as '200 OK'")
     if match[1] < "200":
         raise ValueError(f"status {status!r} is not a final one")
-    known = int(match[1]), "HTTP/1.1 " + status
+    known = int(match[1]), f"HTTP/1.1 {status}\r\n"
     if len(_STATUSES) < _MOST_REMEMBERED:
         _STATUSES[status] = known
     return known

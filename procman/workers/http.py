@@ -3,10 +3,11 @@
 One thread waits in epoll for listening sockets and connections. Whatever can be slow because of a client -
 sending its request, taking its response, saying nothing at all - happens there, beside all other clients. Only
 when a request is complete the application is called, one unit at a time, in the main thread, where signals and
-limits act on it.
+limits act on it; or, with ``threads``, in one of several.
 
-What a connection may wait for, each with its own time: `requests` (a request has begun), `idle` (kept alive),
-`readers` (the client takes its response), `lingering` (the response is out, the client has not closed yet).
+What a connection waits for is its `Phase`. Each has a time of its own; who is over it is found by looking at all
+connections when the first one is due, and not more often than `_LEAST_LOOK`: so a request that comes in time costs
+no more than two stores, whatever else waits.
 """
 
 from __future__ import annotations
@@ -14,22 +15,18 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections import deque
-from io import BytesIO
+from math import inf
 from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, epoll
-from tempfile import SpooledTemporaryFile
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from procman.core.reason import Reason
 from procman.core.spec import HttpWork
-from procman.wire.http import RequestParser
-from procman.wire.request import Request, RequestLimits
+from procman.wire.request import Request
 from procman.wire.response import CONTINUE, plain
-from procman.workers.http_connection import SEND_TIMEOUT, Connection
-from procman.workers.http_timers import TimerQueue
+from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
+from procman.workers.http_listener import Listener
 from procman.workers.http_unit import Units
-from procman.workers.wsgi_environ import base_environ, peer_environ
 
 if TYPE_CHECKING:
     from procman.workers.child import Child
@@ -38,7 +35,10 @@ log = logging.getLogger("procman.http")
 
 _RECEIVE = 64 * 1024  # bytes at once
 _EVENTS = 64  # at once
+_ACCEPT = 16  # connections at once, where no other worker could take them
 _LINGER = 2.0  # seconds for a client to read the last response before its own data gets it a reset
+_MOST_TURNED_AWAY = 128  # connections that are told so
+_LEAST_LOOK = 0.1  # seconds between looks at who is over time
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -55,37 +55,36 @@ class HttpWorker:
         self._child = child
         self._work = child.spec.work
         self._units = Units(child, application)
-        self._limits = RequestLimits(body=self._work.max_body)
         self._poll = epoll()
         self._connections: dict[int, Connection] = {}
-        self._pipelined: deque[Connection] = deque()
-        self._listeners = {sock.fileno(): (sock, _environ_of_listener(sock)) for sock in child.listeners}
+        self._pipelined: list[Connection] = []
+        self._listeners = {
+            sock.fileno(): Listener(sock, self._work, self._poll, self._closes_connections) for sock in child.listeners
+        }
+        self._accept_at_once = _ACCEPT if child.spec.workers == 1 else 1
         self._listening = False
         self._left = False
-        self._listen_again: float | None = None
+        self._look_at = inf  # when the first connection, or anything else, may be due
+        self._listen_again = inf
         self._wake_fds: set[int] = set()
-        self._buffer = bytearray(_RECEIVE)
-        self._view = memoryview(self._buffer)
-        self._requests: TimerQueue[Connection] = TimerQueue(self._work.header_timeout)
-        self._idle: TimerQueue[Connection] = TimerQueue(self._work.keepalive)
-        self._readers: TimerQueue[Connection] = TimerQueue(SEND_TIMEOUT)
-        self._lingering: TimerQueue[Connection] = TimerQueue(_LINGER)
-        self._timers = (self._idle, self._requests, self._readers, self._lingering)
 
     def run(self) -> None:
         """Serve until retired and drained."""
         self._watch_wake_fds()
         self._listen()
         self._child.ready()
-        poll, connections = self._poll, self._connections
+        poll, connections = self._poll.poll, self._connections
         try:
             while True:
                 if self._child.retiring is not None and self._leave():
                     return
-                for fd, _ in poll.poll(self._timeout(), _EVENTS):
+                for fd, _ in poll(self._timeout(), _EVENTS):
                     connection = connections.get(fd)
                     if connection is not None:
-                        self._on_event(connection)
+                        if connection.phase <= Phase.IDLE:
+                            self._receive(connection)
+                        else:
+                            self._on_event(connection)
                     elif fd in self._listeners:
                         self._accept(fd)
                     else:
@@ -93,11 +92,12 @@ class HttpWorker:
                         self._watch_wake_fds()
                 if self._pipelined:
                     self._serve_pipelined()
-                self._expire(monotonic())
+                if self._look_at < inf and monotonic() >= self._look_at:
+                    self._look(monotonic())
         finally:
             for connection in list(connections.values()):
                 connection.close()
-            poll.close()
+            self._poll.close()
 
     # -- waiting -------------------------------------------------------------------------------------------
 
@@ -105,33 +105,40 @@ class HttpWorker:
         """Until the first deadline of anything; None when there is none, so that an idle worker never wakes."""
         if self._pipelined:
             return 0
-        first = self._listen_again
-        for timer in self._timers:
-            due = timer.next()
-            if due is not None and (first is None or due < first):
-                first = due
+        first = self._look_at
         age = self._child.age_deadline
-        if age is not None and self._child.retiring is None and (first is None or age < first):
-            first = age
-        return None if first is None else max(0.0, first - monotonic())
+        if age is not None and self._child.retiring is None and age < first:
+            self._look_at = first = age
+        return None if first == inf else max(0.0, first - monotonic())
 
-    def _expire(self, now: float) -> None:
-        for timer in (self._idle, self._requests):
-            for connection in timer.expired(now):
-                self._end_unless_asked(connection)
-        for connection in self._readers.expired(now):
-            if connection.client_reads():
-                self._wait(connection, self._readers)
-            else:
-                self._abort(connection)
-        for connection in self._lingering.expired(now):
-            self._abort(connection)
-        if self._listen_again is not None and now >= self._listen_again:
-            self._listen_again = None
+    def _look(self, now: float) -> None:
+        """See who is over time."""
+        for connection in list(self._connections.values()):
+            if connection.due <= now:
+                self._expire(connection)
+        if now >= self._listen_again:
+            self._listen_again = inf
             self._listen()
         age = self._child.age_deadline
         if age is not None and now >= age and self._child.retiring is None:
             self._child.check_limits()
+        dues = [connection.due for connection in self._connections.values()]
+        self._look_at = max(min(dues, default=inf), now + _LEAST_LOOK)
+        self._look_at = min(self._look_at, self._listen_again)
+
+    def _expire(self, connection: Connection) -> None:
+        if connection.phase <= Phase.IDLE:
+            self._end_unless_asked(connection)
+        elif connection.phase == Phase.READER and connection.client_reads():
+            self._wait(connection, Phase.READER, SEND_TIMEOUT)
+        else:
+            self._abort(connection)
+
+    def _wait(self, connection: Connection, phase: Phase, seconds: float) -> None:
+        connection.phase = phase
+        connection.due = due = monotonic() + seconds
+        if due < self._look_at:
+            self._look_at = due
 
     def _watch_wake_fds(self) -> None:
         wanted = set(self._child.wake_fds)
@@ -160,86 +167,99 @@ class HttpWorker:
             self._listening = False
 
     def _accept(self, fd: int) -> None:
-        """Take one connection: the next one may be for a worker that has nothing to do."""
-        listener, base = self._listeners[fd]
-        try:
-            sock, address = listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
-                log.warning("Cannot accept connections: %s", error.strerror)
-                self._stop_listening()
-                self._listen_again = monotonic() + _NO_DESCRIPTORS_PAUSE
-            return  # else the client has gone before it was accepted, accept(2)
-        sock.setblocking(False)
-        peer = address[:2] if isinstance(address, tuple) else ("", 0)
-        connection = Connection(
-            sock,
-            RequestParser(self._limits, self._new_body),
-            peer=peer,
-            environ=peer_environ(base, peer),
-            leaving=self._closes_connections,
-            poll=self._poll,
-        )
-        self._connections[connection.fd] = connection
-        self._wait(connection, self._requests)
-        self._receive(connection)  # mostly the request is there already, and epoll need not be asked
-        if not connection.closed and self._listening and self._child.spec.workers > 1:
+        """Take one connection, or several when there is no other worker that may have nothing to do."""
+        listener = self._listeners[fd]
+        kept = False
+        for _ in range(self._accept_at_once):
+            try:
+                connection = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    log.warning("Cannot accept connections: %s", error.strerror)
+                    self._stop_listening()
+                    self._listen_again = monotonic() + _NO_DESCRIPTORS_PAUSE
+                    self._look_at = min(self._look_at, self._listen_again)
+                break  # else the client has gone before it was accepted, accept(2)
+            self._begin(connection)
+            kept = kept or not connection.closed
+        if kept and self._listening and self._child.spec.workers > 1:
             # The kernel wakes the worker that waited first, always the same one. One that has got a connection
             # to keep goes to the end of the queue; or it would get them all, and their requests one by one.
             self._poll.unregister(fd)
             self._poll.register(fd, EPOLLIN | EPOLLEXCLUSIVE)
 
-    def _new_body(self, expected: int | None) -> BinaryIO:
-        most = self._work.body_buffer
-        if expected is not None and expected <= most:
-            return BytesIO()
-        return cast(BinaryIO, SpooledTemporaryFile(max_size=most))
+    def _begin(self, connection: Connection) -> None:
+        others = len(self._connections)
+        self._connections[connection.fd] = connection
+        if others >= self._work.max_connections:
+            self._turn_away(connection, silently=others >= self._work.max_connections + _MOST_TURNED_AWAY)
+            return
+        self._wait(connection, Phase.REQUEST, self._work.header_timeout)
+        self._receive(connection)  # mostly the request is there already, and epoll need not be asked
+
+    def _turn_away(self, connection: Connection, *, silently: bool) -> None:
+        if silently:
+            self._abort(connection)
+        else:
+            self._refuse(connection, 503, "too many connections", headers=(("Retry-After", "1"),))
 
     # -- connections ---------------------------------------------------------------------------------------
 
+    def _receive(self, connection: Connection) -> None:
+        try:
+            data = connection.recv(_RECEIVE)
+        except BlockingIOError:
+            connection.watch(connection.wanted(EPOLLIN))
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(connection)
+            return
+        connection.feed(data)
+        parser = connection.parser
+        if len(parser.requests) != 1 or parser.arriving or connection.out or connection.closing:
+            self._go_on(connection)
+            return
+        # The usual case: one request, and the client waits for its answer.
+        ended = self._units.serve(parser.requests.pop(), connection)
+        if connection.out or connection.closing or connection.closed or parser.error is not None:
+            self._go_on(connection)
+            return
+        if not connection.events:
+            connection.watch(EPOLLIN)
+        connection.phase = Phase.IDLE
+        connection.due = due = ended + self._work.keepalive
+        if due < self._look_at:
+            self._look_at = due
+
     def _on_event(self, connection: Connection) -> None:
-        if connection.lingers:
+        if connection.phase == Phase.LINGER:
             self._discard_input(connection)
-        elif connection.waiting:
+        elif connection.phase == Phase.READER:
             if connection.flush():
                 self._go_on(connection)
             else:
-                self._readers.start(connection, monotonic())
-        elif not connection.parser.requests:  # else there is enough to do before more is read
-            self._receive(connection)
-
-    def _receive(self, connection: Connection) -> None:
-        try:
-            count = connection.sock.recv_into(self._buffer)
-        except BlockingIOError:
-            connection.watch(EPOLLIN)
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self._close(connection)
-            return
-        connection.parser.feed(bytes(self._view[:count]))
-        self._go_on(connection)
+                self._wait(connection, Phase.READER, SEND_TIMEOUT)
+        # else there is enough to do before more is read
 
     def _go_on(self, connection: Connection) -> None:
         """Do the next thing for a connection: answer, send, end, or wait for more; in this order."""
         parser = connection.parser
-        if parser.requests and not (connection.waiting or connection.closing):
-            self._units.serve(parser.requests.popleft(), connection)
-            if connection.timer is self._requests:
-                self._wait(connection, None)  # the time of the next request has not begun
+        if parser.requests and not (connection.out or connection.closing):
+            connection.phase, connection.due = Phase.SERVED, inf
+            self._units.serve(parser.requests.pop(0), connection)
         if connection.closed:
             self._forget(connection)
-        elif connection.waiting:
-            connection.watch(EPOLLOUT)
-            self._wait(connection, self._readers)
+        elif connection.out:
+            connection.watch(connection.wanted(EPOLLOUT))
+            self._wait(connection, Phase.READER, SEND_TIMEOUT)
         elif connection.closing:
             self._end(connection)
         elif parser.requests:
-            self._wait(connection, None)
+            connection.phase, connection.due = Phase.SERVED, inf
             self._pipelined.append(connection)
         elif parser.error is not None:
             self._refuse(connection, parser.error.status, str(parser.error))
@@ -248,39 +268,44 @@ class HttpWorker:
 
     def _await_request(self, connection: Connection) -> None:
         parser = connection.parser
-        connection.watch(EPOLLIN)
+        connection.watch(connection.wanted(EPOLLIN))
         if parser.awaits_continue:
             parser.awaits_continue = False
             connection.send([CONTINUE])
         if not parser.arriving:
-            self._wait(connection, self._idle)
-        elif connection.timer is not self._requests or parser.head_done:
-            # The head has to come within its time; of a body only something has to come all the time.
-            self._wait(connection, self._requests)
+            self._wait(connection, Phase.IDLE, self._work.keepalive)
+        elif parser.head_done:
+            self._await_body(connection)
+        elif connection.phase != Phase.REQUEST:
+            self._wait(connection, Phase.REQUEST, self._work.header_timeout)
+
+    def _await_body(self, connection: Connection) -> None:
+        """The body has to begin within the time of a head, and from then on to come as fast as `body_rate`."""
+        now = monotonic()
+        received = connection.parser.body_received
+        if not connection.begun:
+            connection.begun = now
+        connection.phase = Phase.REQUEST
+        connection.due = connection.begun + self._work.header_timeout + received / self._work.body_rate
+        self._look_at = min(self._look_at, max(connection.due, now))
 
     def _serve_pipelined(self) -> None:
         """One request more of each connection that sent several at once: others have their turn in between."""
-        waiting, self._pipelined = self._pipelined, deque()
+        waiting, self._pipelined = self._pipelined, []
         for connection in waiting:
             if not connection.closed:
                 self._go_on(connection)
 
-    def _wait(self, connection: Connection, timer: TimerQueue[Connection] | None) -> None:
-        if connection.timer is not None and connection.timer is not timer:
-            connection.timer.stop(connection)
-        connection.timer = timer
-        if timer is not None:
-            timer.start(connection, monotonic())
-
     # -- ends ----------------------------------------------------------------------------------------------
 
-    def _refuse(self, connection: Connection, status: int, reason: str) -> None:
+    def _refuse(
+        self, connection: Connection, status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         """The last answer on a connection whose input can't be trusted any more."""
-        head, body = plain(status, reason)
+        head, body = plain(status, reason, headers)
         request = Request("GET", "", "HTTP/1.1")
-        request.keep_alive = False
         connection.parser.requests.clear()
-        connection.send([connection.head(request, head, b"", keep=False), body])
+        connection.respond(request, head, b"", (body,), keep=False)
         self._go_on(connection)
 
     def _end(self, connection: Connection) -> None:
@@ -295,13 +320,12 @@ class HttpWorker:
         except OSError:
             self._close(connection)
             return
-        connection.lingers = True
         connection.watch(EPOLLIN)
-        self._wait(connection, self._lingering)
+        self._wait(connection, Phase.LINGER, _LINGER)
 
     def _discard_input(self, connection: Connection) -> None:
         try:
-            if connection.sock.recv_into(self._buffer):
+            if connection.recv(_RECEIVE):
                 return
         except BlockingIOError:
             return
@@ -335,7 +359,7 @@ class HttpWorker:
         """
         if not self._left:
             self._left = True
-            self._listen_again = None
+            self._listen_again = inf
             self._stop_listening()
             for fd in self._listeners:
                 self._accept(fd)
@@ -345,30 +369,17 @@ class HttpWorker:
 
     def _close_idle(self) -> None:
         """No other worker will be there either: do not wait for clients that have asked nothing."""
-        for timer in (self._idle, self._requests):
-            for connection in timer.items():
-                if not connection.parser.arriving:
-                    timer.stop(connection)
-                    self._end_unless_asked(connection)
+        for connection in list(self._connections.values()):
+            if connection.phase <= Phase.IDLE and not connection.parser.arriving:
+                self._end_unless_asked(connection)
 
     def _end_unless_asked(self, connection: Connection) -> None:
         """End a connection whose time is over, but not over a request that came while the worker was in a unit."""
-        if connection.closed:
-            return
-        timer = connection.timer
+        due = connection.due
         self._receive(connection)
-        if connection.timer is None or connection.timer is not timer or connection in timer:
+        if connection.closed or connection.phase > Phase.IDLE or connection.due > due:
             return  # something has come, or it is closed
         if connection.parser.arriving:
             self._refuse(connection, 408, "the request took too long")
         else:
             self._close(connection)
-
-
-def _environ_of_listener(sock: socket.socket) -> dict[str, Any]:
-    sock.setblocking(False)
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return base_environ("localhost", "80")
-    host = socket.gethostname() if name[0] in ("0.0.0.0", "::") else name[0]
-    return base_environ(host, str(name[1]))

@@ -1,6 +1,10 @@
 """One connection of an http worker: a non-blocking socket, the parser of what comes, the queue of what goes.
 
 It decides nothing about when to read or whom to serve; `procman.workers.http` does.
+
+What is known of a client stands where others can put something else in its place, at the time a connection is made:
+`sock` may be any `Stream`; `feed` takes what was received, and is the parser's own unless something comes before the
+first request; `environ` is what the requests have in common; `look` says what a request's environ is.
 """
 
 from __future__ import annotations
@@ -12,27 +16,30 @@ import select
 import socket
 import struct
 import termios
-from email.utils import formatdate
+from enum import IntEnum
+from math import inf
+from tempfile import TemporaryFile
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from procman.wire.response import date
 from procman.workers.wsgi import ClientGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from procman.wire.http import RequestParser
     from procman.wire.request import Request
     from procman.wire.response import ResponseHead
-    from procman.workers.http_timers import TimerQueue
     from procman.workers.wsgi import FileWrapper
 
 log = logging.getLogger("procman.http")
 
-MOST_WAITING = 1024 * 1024  # bytes of a streamed response that may wait for the client before the unit waits
+MOST_WAITING = 1024 * 1024  # bytes of a streamed response that wait for the client in memory
 SEND_TIMEOUT = 30.0  # seconds without the client taking a byte
 _JOINED = 256 * 1024  # below this, joining the parts of a response is cheaper than sending them one by one
 _SENDFILE_AT_ONCE = 4 * 1024 * 1024  # a fast reader of a huge file must let the others have their turn
+_READ_AT_ONCE = 64 * 1024  # of a file whose bytes have to pass through us
 _CLOSE = b"Connection: close\r\n"
 _KEEP = b"Connection: keep-alive\r\n"
 _INT = struct.Struct("i")
@@ -47,19 +54,43 @@ def date_line() -> bytes:
     global _date_second, _date_line
     second = int(time())
     if second != _date_second:
-        _date_line = b"Date: %b\r\n" % formatdate(second, usegmt=True).encode("ascii")
+        _date_line = date(second)
         _date_second = second
     return _date_line
+
+
+class Stream(Protocol):
+    """What a connection needs of its socket. BlockingIOError: not now; ``wants`` says what to wait for then.
+
+    A `socket.socket` will do, which always waits for what it was asked to do.
+    """
+
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, data: bytes | memoryview, flags: int = 0, /) -> int: ...
+    def setsockopt(self, level: int, name: int, value: bytes, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Phase(IntEnum):
+    """What a connection waits for, each with its own time."""
+
+    REQUEST = 0  # a request, which may have begun
+    IDLE = 1  # kept alive: the next one
+    SERVED = 2  # its turn, or the end of its unit: the time is ours
+    READER = 3  # the client takes its response
+    LINGER = 4  # the response is out, and the client has not closed yet
 
 
 class _FilePart:
     """What is still to be sent of a file."""
 
-    __slots__ = ("close", "fd", "left", "offset")
+    __slots__ = ("close", "fd", "file", "left", "offset")
 
-    def __init__(self, region: tuple[int, int, int], close: Callable[[], None] | None) -> None:
-        self.fd, self.offset, self.left = region
+    def __init__(self, fd: int, offset: int, left: int, close: Callable[[], None] | None) -> None:
+        self.fd, self.offset, self.left = fd, offset, left
         self.close = close
+        self.file: BinaryIO | None = None
 
 
 class Connection:
@@ -67,50 +98,63 @@ class Connection:
 
     __slots__ = (
         "_leaving",
-        "_out",
         "_poll",
+        "_spooled_at_most",
         "_unsent",
+        "begun",
         "closed",
         "closing",
+        "due",
         "environ",
         "events",
         "fd",
-        "lingers",
+        "feed",
+        "look",
+        "out",
         "parser",
         "peer",
+        "phase",
+        "plain",
+        "recv",
+        "send_now",
+        "sent",
         "sock",
-        "timer",
     )
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Stream,
+        fd: int,
         parser: RequestParser,
         *,
         peer: tuple[str, int],
         environ: dict[str, Any],
         leaving: Callable[[], bool],
         poll: select.epoll,
+        spooled_at_most: int = 0,
     ) -> None:
         self.sock = sock
-        self.fd = sock.fileno()
+        self.fd = fd
+        self.plain = True  # the bytes on the wire are ours: the kernel may send files by itself
+        self.recv = sock.recv
+        self.send_now = sock.send
         self.parser = parser
+        self.feed = parser.feed
         self.peer = peer  # address and port; ("", 0) on a unix socket
         self.environ = environ  # what all its requests have in common
+        self.look: Callable[[Request, dict[str, Any]], dict[str, Any]] | None = None
         self.events = 0  # what epoll watches
-        self.timer: TimerQueue[Connection] | None = None
+        self.phase = Phase.REQUEST
+        self.due = inf  # until when this phase may last
+        self.begun = 0.0  # when the body began to come
+        self.sent = 0  # bytes so far
         self.closing = False
         self.closed = False
-        self.lingers = False
+        self.out: list[bytes | memoryview | _FilePart] = []  # still to be sent
         self._leaving = leaving
         self._poll = poll
         self._unsent: int | None = None
-        self._out: list[bytes | memoryview | _FilePart] = []
-
-    @property
-    def waiting(self) -> bool:
-        """Something is still to be sent."""
-        return bool(self._out)
+        self._spooled_at_most = spooled_at_most
 
     # -- responses (wsgi.Client) ---------------------------------------------------------------------------
 
@@ -123,47 +167,67 @@ class Connection:
             framing += _KEEP
         return head.render(date_line(), framing)
 
+    def respond(
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+    ) -> None:
+        """Send a whole response: at once what the kernel takes, and the rest when it can."""
+        if not (keep and request.keep_alive) or (self._leaving() and not self.parser.requests):
+            self.closing = True
+            framing += _CLOSE
+        elif request.version == "HTTP/1.0":
+            framing += _KEEP
+        first = head.render(date_line(), framing)
+        if self.out or len(blocks) != 1 or len(blocks[0]) > _JOINED:
+            self.send([first, *blocks])
+        elif not self.closed:
+            self._send_at_once(first + blocks[0])
+
     def send(self, parts: list[bytes]) -> None:
         """Send at once what the kernel takes; `flush` sends the rest."""
         if self.closed:
             return
         if len(parts) > 16 or sum(map(len, parts)) < _JOINED:
             data = b"".join(parts)
-            if not self._out:
+            if not self.out:
                 self._send_at_once(data)
                 return
             parts = [data]
-        self._out += parts
+        self.out += parts
         self.flush()
 
     def _send_at_once(self, data: bytes) -> None:
         """The usual case: the kernel takes all of it."""
         try:
-            sent = self.sock.send(data)
+            sent = self.send_now(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.close()
             return
+        self.sent += sent
         if sent < len(data):
             self._unsent = None
-            self._out.append(memoryview(data)[sent:])
+            self.out.append(memoryview(data)[sent:])
 
     def send_file(self, head: bytes, file: FileWrapper, region: tuple[int, int, int]) -> None:
         """Send the head and a region of a file by sendfile(2); the file is closed when it is through."""
-        part = _FilePart(region, getattr(file, "close", None))
+        part = _FilePart(*region, getattr(file, "close", None))
         if self.closed:
             _close_file(part)
             return
-        self._out += [head, part]
+        self.out += [head, part]
         self.flush()
 
     def stream(self, data: bytes) -> None:
-        """Send; wait for the client when `MOST_WAITING` bytes wait. Raises ClientGone also when it is stuck."""
+        """Send; what the client does not take waits, and the unit goes on.
+
+        `MOST_WAITING` bytes wait in memory, all others in a file, so that a slow client does not hold the unit. When
+        the file has grown to its limit the unit waits, and ClientGone is raised when the client takes nothing.
+        """
         if not self.closed:
-            self._out.append(data)
+            self._enqueue(data)
             self.flush()
-        while not self.closed and self._waiting_bytes() > MOST_WAITING:
+        while not self.closed and self._waits_for_too_much():
             poll = select.poll()
             poll.register(self.fd, select.POLLOUT)
             if not poll.poll(SEND_TIMEOUT * 1000) and not self.client_reads():
@@ -172,8 +236,29 @@ class Connection:
         if self.closed:
             raise ClientGone("has closed the connection")
 
+    def _enqueue(self, data: bytes) -> None:
+        out = self.out
+        last = out[-1] if out else None
+        if isinstance(last, _FilePart) and last.file is not None:
+            last.file.write(data)
+            last.left += len(data)
+        elif last is not None and self._spooled_at_most and self._waiting_bytes() + len(data) > MOST_WAITING:
+            file = TemporaryFile(buffering=0)  # noqa: SIM115 - closed when it has been sent
+            part = _FilePart(file.fileno(), 0, len(data), file.close)
+            part.file = file
+            file.write(data)
+            out.append(part)
+        else:
+            out.append(data)
+
+    def _waits_for_too_much(self) -> bool:
+        last = self.out[-1] if self.out else None
+        if isinstance(last, _FilePart):
+            return last.offset + last.left > self._spooled_at_most
+        return self._waiting_bytes() > MOST_WAITING
+
     def _waiting_bytes(self) -> int:
-        return sum(len(part) for part in self._out if not isinstance(part, _FilePart))
+        return sum(len(part) for part in self.out if not isinstance(part, _FilePart))
 
     def client_reads(self) -> bool:
         """Whether the client has taken anything since this was asked last, or we could send.
@@ -199,9 +284,13 @@ class Connection:
             self._poll.register(self.fd, events)
         self.events = events
 
+    def wanted(self, otherwise: int) -> int:
+        """What epoll has to wait for after the socket could not do what it was asked."""
+        return otherwise if self.plain else getattr(self.sock, "wants", otherwise)
+
     def flush(self) -> bool:
         """Send what the kernel takes; whether it took everything. A broken connection closes itself."""
-        out = self._out
+        out = self.out
         self._unsent = None
         try:
             while out:
@@ -212,7 +301,8 @@ class Connection:
                     _close_file(part)
                 elif part:
                     more = socket.MSG_MORE if len(out) > 1 else 0
-                    sent = self.sock.send(part, more)
+                    sent = self.send_now(part, more)
+                    self.sent += sent
                     if sent < len(part):
                         out[0] = memoryview(part)[sent:]
                         continue
@@ -224,9 +314,14 @@ class Connection:
         return True
 
     def _send_part_of_file(self, part: _FilePart) -> bool:
-        sent = os.sendfile(self.fd, part.fd, part.offset, min(part.left, _SENDFILE_AT_ONCE)) if part.left else 0
+        sent = 0
+        if part.left and self.plain:
+            sent = os.sendfile(self.fd, part.fd, part.offset, min(part.left, _SENDFILE_AT_ONCE))
+        elif part.left and (data := os.pread(part.fd, min(part.left, _READ_AT_ONCE), part.offset)):
+            sent = self.send_now(data)
         if sent == 0 and part.left:
             raise OSError("the file has become shorter")  # the length is announced: only breaking off is honest
+        self.sent += sent
         part.offset += sent
         part.left -= sent
         return part.left == 0
@@ -246,14 +341,13 @@ class Connection:
         self.closed = True
         # epoll(7), Q6: closing is not enough when a process forked by the application has the descriptor too.
         self.watch(0)
-        if self.timer is not None:
-            self.timer.stop(self)
-            self.timer = None
-        for part in self._out:
+        self.due = inf
+        for part in self.out:
             if isinstance(part, _FilePart):
                 _close_file(part)
-        self._out.clear()
+        self.out.clear()
         self.parser.discard()
+        del self.feed, self.recv, self.send_now  # they know their objects: nothing is left to the garbage collector
         self.sock.close()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -35,6 +35,7 @@ class Units:
 
     def __init__(self, child: Child, application: Any) -> None:
         self._child = child
+        self._record = child.record
         self._application = application
         self._signaling: Any = None
         if child.database is not None:
@@ -45,23 +46,27 @@ class Units:
         # Who exposes functions has imported it.
         self._rpc: Any = sys.modules.get("procman.rpc")
 
-    def serve(self, request: Request, connection: Connection) -> None:
-        """Answer the request: everything from the call of the application to the first attempt to send."""
+    def serve(self, request: Request, connection: Connection) -> float:
+        """Answer the request, and send as much of that as the kernel takes; when the unit ended, CLOCK_MONOTONIC."""
+        exchange = Exchange(request, connection)
         if request.path == RUN_JOB and request.method == "GET" and self._signaling is not None:
             # Without a database there are no jobs of ours, and the path is the application's own affair.
-            self._serve_job(request, connection)
-            return
+            self._serve_job(request, exchange, connection.peer[0])
+            return monotonic()
         environ = make_environ(request, connection.environ)
-        exchange = Exchange(request, connection)
+        if connection.look is not None:
+            environ = connection.look(request, environ)
+        name = f"{request.method} {request.raw_path}"
         if self._rpc is not None and self._rpc.serves(request.path):
-            work = partial(exchange.run, self._rpc.application, environ)  # each call is a transaction of its own
+            # Each call is a transaction of its own.
+            self._run_unit(name, exchange, exchange.run, self._rpc.application, environ)
         elif self._signaling is None:
-            work = partial(exchange.run, self._application, environ)
+            self._run_unit(name, exchange, exchange.run, self._application, environ)
         else:
-            work = partial(self._transact, exchange, environ)
-        self._run_unit(f"{request.method} {request.raw_path}", exchange, work)
+            self._run_unit(name, exchange, self._transact, exchange, environ)
         if request.body is not None:
             request.body.close()
+        return self._record.ended
 
     def _transact(self, exchange: Exchange, environ: dict[str, Any]) -> int:
         """Call the application in a transaction, which is free as long as nothing uses it."""
@@ -80,15 +85,18 @@ class Units:
 
     # -- the unit ------------------------------------------------------------------------------------------
 
-    def _run_unit(self, name: str, exchange: Exchange, work: Callable[[], int]) -> None:
+    def _run_unit(self, name: str, exchange: Exchange, work: Callable[..., int], *given: Any) -> None:
         """Bracket ``work``, which returns a status, as a unit, and send what has come of it."""
-        child = self._child
+        child, client = self._child, exchange.client
+        sent = client.sent
         status = 500
         ended = False
         try:
             child.begin_unit(name)
             try:
-                status = self._attempt(name, exchange, work)
+                status = work(*given)
+            except BaseException as error:
+                status = self._failed(name, exchange, error)
             finally:
                 child.end_unit(failed=status >= 500)
                 ended = True
@@ -98,32 +106,32 @@ class Units:
                 child.end_unit(failed=True)
             self._roll_back_leftover()
             exchange.replace(*plain(503))
-        if exchange.client.closed:
+        if client.closed:
             exchange.drop_file()
         else:
             exchange.finish()
+        record = self._record
+        record.served(record.ended - record.started, exchange.request.body_size, client.sent - sent)
 
-    def _attempt(self, name: str, exchange: Exchange, work: Callable[[], int]) -> int:
-        try:
-            return work()
-        except UnitAborted as aborted:
-            self._roll_back_leftover()
-            log.warning("%s was ended: %s", name, aborted.reason)
-            return _answer(exchange, 503)
-        except DatabaseUnavailable as error:
-            log.warning("%s found no database: %s", name, error)
-            return _answer(exchange, 503, retry_after=1)
-        except ClientGone as gone:
-            log.info("%s was not finished: the client %s", name, gone)
-            exchange.client.abort()
-            return 499
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # The application's boundary: whatever it raises is the answer to this one request.
-            if getattr(error, "pgcode", None) in LOST_AGAINST_ANOTHER:
-                log.info("%s lost against another transaction: %s", name, str(error).strip())
-                return _answer(exchange, 503, retry_after=0)
-            log.exception("%s failed", name)
-            return _answer(exchange, 500)
+    def _failed(self, name: str, exchange: Exchange, error: BaseException) -> int:
+        """The application's boundary: whatever it raises is the answer to this one request; its status."""
+        match error:
+            case UnitAborted():
+                self._roll_back_leftover()
+                log.warning("%s was ended: %s", name, error.reason)
+                return _answer(exchange, 503)
+            case DatabaseUnavailable():
+                log.warning("%s found no database: %s", name, error)
+                return _answer(exchange, 503, retry_after=1)
+            case ClientGone():
+                log.info("%s was not finished: the client %s", name, error)
+                exchange.client.abort()
+                return 499
+        if getattr(error, "pgcode", None) in LOST_AGAINST_ANOTHER:
+            log.info("%s lost against another transaction: %s", name, str(error).strip())
+            return _answer(exchange, 503, retry_after=0)
+        log.error("%s failed", name, exc_info=error)
+        return _answer(exchange, 500)
 
     def _roll_back_leftover(self) -> None:
         # A signal may strike in the instant in which the transaction has begun and nobody knows it yet.
@@ -132,17 +140,16 @@ class Units:
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
-    def _serve_job(self, request: Request, connection: Connection) -> None:
+    def _serve_job(self, request: Request, exchange: Exchange, peer: str) -> None:
         """Run the job that the job runner of this machine asks for."""
-        exchange = Exchange(request, connection)
         asked = parse_qs(request.query)
         database, uuid = asked.get("db", [""])[0], asked.get("job_uuid", [""])[0]
-        if not _is_local(request, connection.peer[0]):
+        if not _is_local(request, peer):
             exchange.replace(*plain(403, "jobs are run for this machine only"))
         elif not database or not uuid:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
-            self._run_unit(f"job {uuid}", exchange, lambda: self._job(database, uuid, exchange))
+            self._run_unit(f"job {uuid}", exchange, self._job, database, uuid, exchange)
             return
         exchange.finish()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from procman.wire.response import LAST_CHUNK, ResponseHead, chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from procman.wire.request import Request
@@ -32,9 +32,15 @@ class Client(Protocol):
     """Where a response goes: a connection."""
 
     closed: bool
+    sent: int  # bytes so far
 
     def head(self, request: Request, head: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
         """The head on the wire; ``keep`` says that the connection may be kept after this response."""
+
+    def respond(
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+    ) -> None:
+        """Send a whole response: head, and then the blocks."""
 
     def send(self, parts: list[bytes]) -> None:
         """Send at once what the kernel takes and the rest when it can."""
@@ -83,32 +89,20 @@ class FileWrapper:
 class Exchange:
     """One call of the application: its start_response, its write, its blocks."""
 
-    __slots__ = (
-        "_blocks",
-        "_chunked",
-        "_file",
-        "_is_head",
-        "_sent",
-        "_size",
-        "client",
-        "head",
-        "held",
-        "request",
-        "streams",
-    )
+    # What is rarely anything else costs nothing to say here, and an attribute of each to say there.
+    head: ResponseHead | None = None
+    streams = False  # something has gone out already
+    held: Callable[[], bool] | None = None  # a transaction is open: let nothing out before its end
+    _size = 0
+    _sent = 0
+    _chunked = False
+    _file: tuple[FileWrapper, tuple[int, int, int]] | None = None
 
     def __init__(self, request: Request, client: Client) -> None:
         self.request = request
-        self.head: ResponseHead | None = None
-        self.streams = False  # something has gone out already
         self.client = client
-        self.held: Callable[[], bool] = _nothing_is_held  # a transaction is open: let nothing out before its end
         self._is_head = request.method == "HEAD"
         self._blocks: list[bytes] = []
-        self._size = 0
-        self._sent = 0
-        self._chunked = False
-        self._file: tuple[FileWrapper, tuple[int, int, int]] | None = None
 
     # -- what the application calls ------------------------------------------------------------------------
 
@@ -148,7 +142,7 @@ class Exchange:
         self._size += len(data)
         if self.streams:
             self._flush()
-        elif self._size > MOST_COLLECTED or not (self.held() or self._complete()):
+        elif self._size > MOST_COLLECTED or not (self._complete() or (self.held is not None and self.held())):
             self._begin_to_stream()
 
     # -- the call ------------------------------------------------------------------------------------------
@@ -166,7 +160,8 @@ class Exchange:
         return self.head.code
 
     def _take(self, iterable: Iterable[bytes]) -> None:
-        if type(iterable) in (list, tuple) and not self.streams and self.head is not None:
+        kind = type(iterable)
+        if (kind is list or kind is tuple) and not self.streams and self.head is not None:
             # It is all there: nothing is won by streaming it, however much it is.
             for block in iterable:
                 if type(block) is not bytes:
@@ -174,7 +169,7 @@ class Exchange:
                 self._blocks.append(block)
                 self._size += len(block)
             return
-        if type(iterable) is FileWrapper and not self._blocks and not self.streams:
+        if isinstance(iterable, FileWrapper) and not self._blocks and not self.streams:
             region = iterable.region()
             if region is not None:
                 self._file = iterable, region
@@ -221,8 +216,11 @@ class Exchange:
                 close()
 
     def _send_collected(self) -> None:
-        head, request, client = self.head, self.request, self.client
+        head = self.head
         assert head is not None
+        if head.length == self._size and not (self._is_head or self._file or head.bodyless):
+            self.client.respond(self.request, head, b"", self._blocks, True)
+            return
         silent = self._silent(head)
         framing, keep = b"", True
         if head.length is None:
@@ -233,15 +231,15 @@ class Exchange:
             keep = silent  # else closing is all that can tell the client that something is missing
         elif self._size > head.length:
             self._cut(head.length)
-        first = client.head(request, head, framing, keep=keep)
         if silent:
             self.drop_file()
-            client.send([first])
+            self.client.respond(self.request, head, framing, (b"",), keep)
         elif self._file is not None:
             file, (fd, offset, _) = self._file
-            client.send_file(first, file, (fd, offset, self._size))
+            first = self.client.head(self.request, head, framing, keep=keep)
+            self.client.send_file(first, file, (fd, offset, self._size))
         else:
-            client.send([first, *self._blocks])
+            self.client.respond(self.request, head, framing, self._blocks, keep)
 
     def _cut(self, length: int) -> None:
         # PEP 3333, "Handling the Content-Length Header": never more than was announced.
@@ -282,7 +280,3 @@ class Exchange:
             self.client.abort()  # less than was announced
         else:
             self.client.send(self._blocks)
-
-
-def _nothing_is_held() -> bool:
-    return False

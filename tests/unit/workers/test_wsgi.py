@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
@@ -35,8 +35,13 @@ class Recorder:
         self.kept = keep
         return head.render(b"", framing)
 
+    def respond(
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+    ) -> None:
+        self.send([self.head(request, head, framing, keep=keep), *blocks])
+
     def send(self, parts: list[bytes]) -> None:
-        self.events += parts
+        self.events += [part for part in parts if part]
 
     def stream(self, data: bytes) -> None:
         self.events.append(data)
