@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         registry_loader,
         reload_registry,
         retryable,
+        signal_on_change,
         transaction,
     )
 
@@ -43,6 +44,7 @@ __all__ = [
     "retryable",
     "rpc",
     "set_user",
+    "signal_on_change",
     "transaction",
 ]
 
@@ -58,6 +60,7 @@ _HOME = {
     "reload_registry": "procman.signaling",
     "retryable": "procman.signaling",
     "set_user": "procman.observe.whom",
+    "signal_on_change": "procman.signaling",
     "transaction": "procman.signaling",
 }
 

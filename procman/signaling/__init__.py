@@ -20,6 +20,7 @@ from procman.signaling.runtime import (
     unit,
 )
 from procman.signaling.statistics import CacheStatistics, statistics
+from procman.signaling.triggers import signal_on_change
 from procman.signaling.units import Collected, Meter, Unit, current
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "reload_registry",
     "repeating",
     "retryable",
+    "signal_on_change",
     "statistics",
     "transaction",
     "unit",

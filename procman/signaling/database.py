@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 from procman.db.connection import ConnectionPool, connect, execute
 from procman.db.migrate import migrate
 from procman.errors import DatabaseUnavailable
-from procman.signaling import store
+from procman.signaling import store, triggers
 from procman.signaling.cache import Generations
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ class Database:
             with self._migrating:
                 if not self._migrated:
                     migrate(connection)
+                    triggers.install(connection)
                     self._migrated = True
 
 

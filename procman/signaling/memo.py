@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar, 
 
 from procman.signaling import runtime
 from procman.signaling.cache import MISSING
-from procman.signaling.runtime import check_public_group
+from procman.signaling.store import check_public_group
 from procman.signaling.units import current
 from procman.signaling.weight import weight
 

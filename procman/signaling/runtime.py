@@ -206,7 +206,7 @@ def invalidate(*groups: str, using: Any = None) -> None:
     transaction of its own. ``using``, any DB-API cursor, signals in that cursor's transaction instead.
     """
     for group in groups:
-        check_public_group(group)
+        store.check_public_group(group)
     if groups:
         signal(*groups, using=using)
 
@@ -221,12 +221,6 @@ def signal(*groups: str, using: Any = None) -> None:
     else:
         with unit() as own:
             own.invalidate(*groups)
-
-
-def check_public_group(group: str) -> None:
-    """ValueError unless applications may use the name for a group."""
-    if store.check_group(group).startswith("procman."):
-        raise ValueError(f"{group!r}: groups that begin with 'procman.' are procman's own")
 
 
 def tables() -> Iterator[tuple[Any, Table]]:

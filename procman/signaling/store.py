@@ -106,6 +106,12 @@ def check_group(group: str) -> str:
     return group
 
 
+def check_public_group(group: str) -> None:
+    """ValueError unless applications may use the name for a group."""
+    if check_group(group).startswith("procman."):
+        raise ValueError(f"{group!r}: groups that begin with 'procman.' are procman's own")
+
+
 def fold(connection: Connection) -> bool:
     """Move the deltas into the base, in a transaction of its own; False when another process is at it."""
     # READ COMMITTED, and the lock in a statement of its own: the next one's snapshot is taken under the lock.
