@@ -14,6 +14,7 @@ from typing import Any
 from procman.config.addresses import DashboardAddress, DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
 from procman.config.commands import HookCommand, Output, Ready, Sockets
 from procman.config.problems import Code
+from procman.config.proxies import TrustedProxy
 from procman.config.values import (
     Boolean,
     Duration,
@@ -42,6 +43,7 @@ from procman.config.words import (
     Workers,
 )
 from procman.core.spec import (
+    PROXY_HEADERS,
     Backoff,
     CronWork,
     DaemonSpec,
@@ -426,7 +428,28 @@ POOL = Table(
             of=HttpWork,
             kinds={Kind.HTTP},
         ),
-        *_unbuilt("", "trusted_proxies", "certfile", "keyfile", "access_log", kinds={Kind.HTTP}),
+        _key(
+            "trusted_proxies",
+            ListOf(TrustedProxy(), empty=True),
+            "Whose word about their clients is believed. From all others such headers are left out.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        _key(
+            "proxy_headers",
+            ListOf(Word(PROXY_HEADERS, str)),
+            "What these proxies write; what else they let pass is the client's own word: [HTTP](http.md).",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        _key(
+            "proxy_protocol",
+            Boolean(),
+            "Each connection of theirs begins with a header of the PROXY protocol, version 1 or 2.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
+        *_unbuilt("", "certfile", "keyfile", "access_log", kinds={Kind.HTTP}),
         _key(
             "poll_timeout",
             Duration(),

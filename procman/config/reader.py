@@ -30,7 +30,6 @@ from procman.core.spec import (
     HttpWork,
     Kind,
     Limits,
-    PassedSocket,
     PoolSpec,
     PostgresWork,
 )
@@ -309,5 +308,4 @@ class _Builder:
         target = rules.target_of(pool, self._draft)
         if target is None:
             return {}
-        addresses = tuple(bind for bind in target.fields["binds"] if not isinstance(bind, PassedSocket))
-        return {"target": target.name, "addresses": addresses}
+        return {"target": target.name, "addresses": rules.plain_addresses(target.fields)}

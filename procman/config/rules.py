@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
+from procman.config.proxies import UNIX, trusts_loopback
 from procman.config.values import Given, Size
-from procman.core.spec import LOG, Address, Kind, Limits, PassedSocket, Reload, TcpAddress, UnixAddress
+from procman.core.spec import LOG, PROXY_HEADERS, Address, Kind, Limits, PassedSocket, Reload, TcpAddress, UnixAddress
 from procman.core.target import SLOT
 
 if TYPE_CHECKING:
@@ -164,6 +165,24 @@ def _target(pool: PoolDraft, draft: Draft) -> Iterator[Problem]:
         message = f"the address of pool {quoted(found.name)} is not known before systemd passes it; give url"
         yield Problem(Code.TARGET, pool.path("target"), message)
 
+    elif found and binds and not plain_addresses(found.fields):
+        message = (
+            f"the job runner speaks plain HTTP, and pool {quoted(found.name)} expects something before it on each of "
+            'its addresses; expected a unix socket among them, and trusted_proxies without "unix"'
+        )
+        yield Problem(Code.TARGET, pool.path("target"), message)
+
+
+def plain_addresses(fields: dict[str, Any]) -> tuple[Address, ...]:
+    """Where the http pool with these fields takes plain HTTP from the job runner of this machine."""
+    binds = [bind for bind in fields["binds"] if not isinstance(bind, PassedSocket)]
+    proxies = fields.get("trusted_proxies", ()) if fields.get("proxy_protocol") else ()
+    if UNIX in proxies:
+        binds = [bind for bind in binds if not isinstance(bind, UnixAddress)]
+    if trusts_loopback(proxies):
+        binds = [bind for bind in binds if not isinstance(bind, TcpAddress)]
+    return tuple(binds)
+
 
 def target_of(pool: PoolDraft, draft: Draft) -> PoolDraft | None:
     """The http pool that runs the jobs of this job runner; None when there is not exactly one."""
@@ -239,6 +258,16 @@ def _limits(draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.CONTRADICTION, pool.path("limits", "age_jitter"), message)
 
 
+def _proxies(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.of_kind(Kind.HTTP):
+        if pool.fields.get("trusted_proxies", ()):
+            continue
+        for key, otherwise in (("proxy_headers", PROXY_HEADERS), ("proxy_protocol", False)):
+            if pool.fields.get(key, otherwise) != otherwise:
+                message = "no proxy is trusted; expected trusted_proxies as well"
+                yield Problem(Code.CONTRADICTION, pool.path(key), message)
+
+
 def _backoffs(draft: Draft) -> Iterator[Problem]:
     for pool in draft.pools:
         backoff = pool.fields.get("backoff")
@@ -294,6 +323,7 @@ _RULES = (
     _databases,
     _addresses,
     _limits,
+    _proxies,
     _backoffs,
     _reloads,
     _runners,

@@ -128,6 +128,10 @@ class Reload:
     delay: float = 0.0  # seconds that each new one has to have served before it goes on
 
 
+# What proxies can be said to write about their clients.
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpWork:
     app: str
@@ -140,6 +144,9 @@ class HttpWork:
     body_rate: int = 500
     response_buffer: int = 256 * 1024 * 1024
     max_connections: int = 4096
+    trusted_proxies: tuple[str, ...] = ()  # addresses, networks, "unix"
+    proxy_headers: tuple[str, ...] = PROXY_HEADERS
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,12 @@ _SSL = 0x20  # PP2_TYPE_SSL; the first bit of its first byte says that the clien
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxied:
-    """``source`` is the client, ``target`` where it connected to; None when the proxy speaks for itself (a health
-    check) or does not know. ``tls``: the client came by TLS."""
+    """``source`` is the client, ``target`` where it connected to; None when they are not known. ``local``: the proxy
+    speaks for itself, to see whether we live. ``tls``: the client came by TLS."""
 
     source: tuple[str, int] | None = None
     target: tuple[str, int] | None = None
+    local: bool = False
     tls: bool = False
 
 
@@ -97,7 +98,7 @@ def _read_binary(data: bytes) -> tuple[Proxied, int] | None:
     if len(data) < end:
         return None
     if command == _LOCAL:
-        return Proxied(), end
+        return Proxied(local=True), end
     return _addresses(kind, data[_HEAD.size : end]), end
 
 

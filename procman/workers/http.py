@@ -25,7 +25,9 @@ from procman.core.spec import HttpWork
 from procman.wire.request import Request
 from procman.wire.response import CONTINUE, plain
 from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
+from procman.workers.http_entry import Door
 from procman.workers.http_listener import Listener
+from procman.workers.http_proxies import Proxies
 from procman.workers.http_unit import Units
 
 if TYPE_CHECKING:
@@ -54,12 +56,15 @@ class HttpWorker:
             raise TypeError(f"pool {child.spec.name} is not an http pool")
         self._child = child
         self._work = child.spec.work
-        self._units = Units(child, application)
+        proxies = Proxies(self._work)
+        door = Door(self._work, proxies.trust)
+        self._units = Units(child, application, proxies)
         self._poll = epoll()
         self._connections: dict[int, Connection] = {}
         self._pipelined: list[Connection] = []
         self._listeners = {
-            sock.fileno(): Listener(sock, self._work, self._poll, self._closes_connections) for sock in child.listeners
+            sock.fileno(): Listener(sock, self._work, self._poll, self._closes_connections, door)
+            for sock in child.listeners
         }
         self._accept_at_once = _ACCEPT if child.spec.workers == 1 else 1
         self._listening = False

@@ -3,8 +3,7 @@
 It decides nothing about when to read or whom to serve; `procman.workers.http` does.
 
 What is known of a client stands where others can put something else in its place, at the time a connection is made:
-`sock` may be any `Stream`; `feed` takes what was received, and is the parser's own unless something comes before the
-first request; `environ` is what the requests have in common; `look` says what a request's environ is.
+`sock` may be any `Stream` (`put_on`), `peer` whoever a proxy speaks for; `environ` is what the requests have in common.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Stream(Protocol):
     A `socket.socket` will do, which always waits for what it was asked to do.
     """
 
-    def recv(self, size: int, /) -> bytes: ...
+    def recv(self, size: int, flags: int = 0, /) -> bytes: ...
     def send(self, data: bytes | memoryview, flags: int = 0, /) -> int: ...
     def setsockopt(self, level: int, name: int, value: bytes, /) -> None: ...
     def shutdown(self, how: int, /) -> None: ...
@@ -109,7 +108,6 @@ class Connection:
         "events",
         "fd",
         "feed",
-        "look",
         "out",
         "parser",
         "peer",
@@ -142,7 +140,6 @@ class Connection:
         self.feed = parser.feed
         self.peer = peer  # address and port; ("", 0) on a unix socket
         self.environ = environ  # what all its requests have in common
-        self.look: Callable[[Request, dict[str, Any]], dict[str, Any]] | None = None
         self.events = 0  # what epoll watches
         self.phase = Phase.REQUEST
         self.due = inf  # until when this phase may last
@@ -155,6 +152,12 @@ class Connection:
         self._poll = poll
         self._unsent: int | None = None
         self._spooled_at_most = spooled_at_most
+
+    def put_on(self, stream: Stream, *, plain: bool) -> None:
+        """Let ``stream`` stand for the socket; ``plain``: what goes through it is what is on the wire."""
+        self.sock = stream
+        self.plain = plain
+        self.recv, self.send_now = stream.recv, stream.send
 
     # -- responses (wsgi.Client) ---------------------------------------------------------------------------
 

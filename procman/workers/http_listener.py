@@ -17,17 +17,21 @@ if TYPE_CHECKING:
     from select import epoll
 
     from procman.core.spec import HttpWork
+    from procman.workers.http_entry import Door
 
 
 class Listener:
     """Accepts connections and makes them what `work` says they are."""
 
-    def __init__(self, sock: socket.socket, work: HttpWork, poll: epoll, leaving: Callable[[], bool]) -> None:
+    def __init__(
+        self, sock: socket.socket, work: HttpWork, poll: epoll, leaving: Callable[[], bool], door: Door
+    ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._work = work
         self._poll = poll
         self._leaving = leaving
+        self._door = door
         self._limits = RequestLimits(body=work.max_body)
         self._environ = _environ_of(sock, threads=work.threads > 1)
         self._accept = sock._accept  # type: ignore[attr-defined]
@@ -41,7 +45,7 @@ class Listener:
         sock = socket.SocketType(*self._kind, fileno=fd)
         sock.setblocking(False)
         peer = address[:2] if type(address) is tuple else ("", 0)
-        return Connection(
+        connection = Connection(
             sock,
             fd,
             RequestParser(self._limits, self._new_body),
@@ -51,6 +55,8 @@ class Listener:
             poll=self._poll,
             spooled_at_most=self._work.response_buffer,
         )
+        self._door.receive(connection)
+        return connection
 
     def _new_body(self, expected: int | None) -> BinaryIO:
         most = self._work.body_buffer

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, UnitAborted
+from procman.errors import LOST_AGAINST_ANOTHER, BadRequest, DatabaseUnavailable, UnitAborted
 from procman.wire.response import plain
 from procman.workers.wsgi import ClientGone, Exchange
 from procman.workers.wsgi_environ import make_environ
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from procman.wire.request import Request
     from procman.workers.child import Child
     from procman.workers.http_connection import Connection
+    from procman.workers.http_proxies import Proxies
 
 log = logging.getLogger("procman.http")
 
@@ -33,8 +34,9 @@ RUN_JOB = "/queue_job/runjob"
 class Units:
     """Runs the units of this worker, one at a time, in the main thread."""
 
-    def __init__(self, child: Child, application: Any) -> None:
+    def __init__(self, child: Child, application: Any, proxies: Proxies) -> None:
         self._child = child
+        self._proxies = proxies
         self._record = child.record
         self._application = application
         self._signaling: Any = None
@@ -54,8 +56,8 @@ class Units:
             self._serve_job(request, exchange, connection.peer[0])
             return monotonic()
         environ = make_environ(request, connection.environ)
-        if connection.look is not None:
-            environ = connection.look(request, environ)
+        if request.told is not None and not self._believe(request, environ, exchange, connection.peer[0]):
+            return monotonic()
         name = f"{request.method} {request.raw_path}"
         if self._rpc is not None and self._rpc.serves(request.path):
             # Each call is a transaction of its own.
@@ -67,6 +69,19 @@ class Units:
         if request.body is not None:
             request.body.close()
         return self._record.ended
+
+    def _believe(self, request: Request, environ: dict[str, Any], exchange: Exchange, peer: str) -> bool:
+        """Take what proxies tell for what it is worth; false when the request is refused for it."""
+        try:
+            self._proxies.tell(environ, request.told or {}, peer)
+        except BadRequest as refusal:
+            request.keep_alive = False
+            exchange.replace(*plain(refusal.status, str(refusal)))
+            exchange.finish()
+            if request.body is not None:
+                request.body.close()
+            return False
+        return True
 
     def _transact(self, exchange: Exchange, environ: dict[str, Any]) -> int:
         """Call the application in a transaction, which is free as long as nothing uses it."""

@@ -111,6 +111,11 @@ def long(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
     return [b"to", b"o long"]
 
 
+def accel(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    start_response(OK, [("X-Accel-Redirect", "/protected/x"), ("X-Sendfile", "/srv/x")])
+    return []
+
+
 ROUTES: dict[str, Callable[..., Iterable[bytes]]] = {
     "/": hello,
     "/echo": echo,
@@ -127,6 +132,7 @@ ROUTES: dict[str, Callable[..., Iterable[bytes]]] = {
     "/nothing": nothing,
     "/short": short,
     "/long": long,
+    "/accel": accel,
 }
 
 

@@ -101,6 +101,9 @@ VALUES = {
         "body_rate": sizes,
         "response_buffer": sizes,
         "max_connections": st.integers(1, 100000),
+        "trusted_proxies": st.sampled_from(["192.0.2.1", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]]),
+        "proxy_headers": st.sampled_from(["forwarded", ["x-forwarded-for", "x-forwarded-proto"]]),
+        "proxy_protocol": st.booleans(),
         "poll_timeout": durations,
         "ready": st.sampled_from(["alive", "notify"]) | probes,
         "sockets": st.nothing(),
@@ -194,6 +197,8 @@ def pools(draw, name, kind, number):
     pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
     for nested in draw(st.sets(st.sampled_from(["backoff", "hooks", "reload"]))):
         pairs[nested] = draw(some_of(f"pools.NAME.{nested}"))
+    if pairs.get("proxy_headers") or pairs.get("proxy_protocol"):
+        pairs.setdefault("trusted_proxies", "192.0.2.1")
     if kind is Kind.JOBRUNNER:
         pairs["workers"] = 1
         pairs.pop("target", None)

@@ -53,8 +53,8 @@ GOOD = {
     "binary, a client of a unix socket": (binary(0x31, bytes(216)), Proxied()),
     "binary, unspecified": (binary(0x00, b"whatever"), Proxied()),
     "binary, unspecified and empty": (binary(0x00, b""), Proxied()),
-    "binary, a health check": (binary(0x00, b"", command=0), Proxied()),
-    "binary, a health check with an address": (binary(0x11, FOUR, command=0), Proxied()),
+    "binary, a health check": (binary(0x00, b"", command=0), Proxied(local=True)),
+    "binary, a health check with an address": (binary(0x11, FOUR, command=0), Proxied(local=True)),
     "binary, extensions": (binary(0x11, FOUR + extension(0x01, b"h2") + extension(0x04, b"\0" * 9)), SEEN_FOUR),
     "binary, TLS": (
         binary(0x11, FOUR + extension(0x20, b"\x01" + bytes(4) + extension(0x21, b"TLSv1.3"))),

@@ -1,0 +1,97 @@
+"""What comes on a connection before HTTP: the header of the PROXY protocol.
+
+Each such step is a `Stream` that stands in the place of the socket until it is through, and then takes itself out. So
+it is waited for in the worker's epoll, beside everything else, and has to be through within `header_timeout`.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from select import EPOLLIN
+from typing import TYPE_CHECKING
+
+from procman.errors import BadRequest
+from procman.wire import proxy_protocol
+from procman.workers.http_proxies import set_scheme
+from procman.workers.wsgi_environ import peer_environ
+
+if TYPE_CHECKING:
+    from procman.core.spec import HttpWork
+    from procman.wire.forwarded import Trust
+    from procman.wire.proxy_protocol import Proxied
+    from procman.workers.http_connection import Connection
+
+log = logging.getLogger("procman.http")
+
+# Who asks when a proxy speaks for somebody it does not know: nobody that is trusted, and not this machine.
+_UNKNOWN = "unknown", 0
+
+
+class Door:
+    """What the connections of a pool have to pass."""
+
+    def __init__(self, work: HttpWork, trust: Trust) -> None:
+        self._trust = trust
+        self._proxy_protocol = work.proxy_protocol
+
+    def receive(self, connection: Connection) -> None:
+        """Put before a new connection what it has to pass; mostly that is nothing."""
+        if self._proxy_protocol and connection.peer[0] in self._trust:
+            connection.put_on(HeaderStream(connection), plain=False)
+
+
+def refuse(connection: Connection, refusal: BadRequest) -> bytes:
+    """Let a connection be answered with this, by the way of a malformed request."""
+    log.warning("A connection from %s was refused: %s", connection.peer[0] or "unix", refusal)
+    connection.parser.error = refusal
+    return b"?"  # something has come: the parser, which reads no more, is asked what
+
+
+class HeaderStream:
+    """Reads the PROXY protocol's header from a connection of a trusted proxy, which has to begin with one."""
+
+    __slots__ = ("_connection", "_held", "_sock", "close", "send", "setsockopt", "shutdown")
+
+    wants = EPOLLIN
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sock = sock = connection.sock
+        self._held = b""
+        self.send, self.setsockopt, self.shutdown, self.close = sock.send, sock.setsockopt, sock.shutdown, sock.close
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """What comes after the header. Raises BlockingIOError until it is complete."""
+        connection, sock = self._connection, self._sock
+        # What is behind the header is not ours to take: with TLS it is OpenSSL that reads it.
+        seen = sock.recv(proxy_protocol.LONGEST - len(self._held), socket.MSG_PEEK)
+        if not seen:
+            return b""
+        try:
+            found = proxy_protocol.read(self._held + seen)
+        except BadRequest as refusal:
+            connection.put_on(sock, plain=True)
+            return refuse(connection, refusal)
+        if found is None:
+            self._held += sock.recv(len(seen))
+            raise BlockingIOError
+        proxied, length = found
+        sock.recv(length - len(self._held))
+        connection.put_on(sock, plain=True)
+        _introduce(connection, proxied)
+        return connection.recv(size)
+
+
+def _introduce(connection: Connection, proxied: Proxied) -> None:
+    if proxied.source is not None and proxied.target is not None:
+        host, port = proxied.target
+        name = f"[{host}]" if ":" in host else host
+        server = {**connection.environ, "SERVER_NAME": name, "SERVER_PORT": str(port)}
+        connection.peer = proxied.source
+        connection.environ = peer_environ(server, proxied.source)
+    elif not proxied.local:
+        connection.peer = _UNKNOWN
+    if proxied.tls:
+        connection.environ = dict(connection.environ)
+        set_scheme(connection.environ, "https")
