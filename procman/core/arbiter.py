@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core import hooks, readiness
-from procman.core.deaths import expire_templates, template_gone, template_hangs, worker_gone
+from procman.core.deaths import expire_templates, template_gone, template_hangs, template_lost, worker_gone
 from procman.core.effect import Concluded, Forget, Leave, Level, Outcome, Report, Serving
 from procman.core.limits import condemn, dump_or_kill, dumped, judge
 from procman.core.plan import plan
@@ -101,7 +101,9 @@ class Arbiter:
         match event:
             case ev.Tick():
                 return {name for name, deadline in self._deadlines.items() if deadline <= now}
-            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.Sampled(name) | ev.HookEnded(name):
+            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.TemplateLost(name):
+                return {name}
+            case ev.Sampled(name) | ev.HookEnded(name):
                 return {name}
             case ev.Begin() | ev.Configured() | ev.ShutdownAsked():
                 return set(self.pools)
@@ -133,7 +135,7 @@ class Arbiter:
                     pool.wanted = pool.spec.autostart
             case ev.Tick():
                 yield from self._expire(now)
-            case ev.TemplateReady() | ev.TemplateGone():
+            case ev.TemplateReady() | ev.TemplateGone() | ev.TemplateLost():
                 yield from self._template(event, now)
             case ev.Sampled():
                 yield from self._judge(event, now)
@@ -148,13 +150,15 @@ class Arbiter:
             case _:
                 yield from self._worker(event, now)
 
-    def _template(self, event: ev.TemplateReady | ev.TemplateGone, now: float) -> Iterator[Effect]:
+    def _template(self, event: ev.TemplateReady | ev.TemplateGone | ev.TemplateLost, now: float) -> Iterator[Effect]:
         pool = self.pools.get(event.pool)
         if pool is None or event.generation not in pool.templates:
             return
         match event:
             case ev.TemplateReady(_, generation):
                 pool.template_ready(generation)
+            case ev.TemplateLost(_, generation):
+                yield from template_lost(pool, generation)
             case ev.TemplateGone(_, generation, traceback, chance):
                 yield from template_gone(pool, generation, traceback, now, chance)
 
@@ -204,7 +208,8 @@ class Arbiter:
                 worker.failure = traceback
                 text = f"Worker {worker.label} can't start:\n{traceback.rstrip()}"
                 yield pool.report("boot_failed", text, Level.ERROR, worker=worker, details={"traceback": traceback})
-            case ev.WorkerDumped():
+            case ev.WorkerDumped(_, text):
+                worker.stacks = text
                 yield from dumped(pool, worker, now)
 
     def _judge(self, event: ev.Sampled, now: float) -> Iterator[Effect]:

@@ -39,10 +39,17 @@ def template_hangs(pool: Pool, generation: int) -> Iterator[Effect]:
         yield from _end_template(pool, generation, "the template does not fork any more")
 
 
+def template_lost(pool: Pool, generation: int) -> Iterator[Effect]:
+    """A template that nobody can speak with: the application has closed a descriptor that is not its own."""
+    template = pool.templates.get(generation)
+    if template is not None and template.state is not TemplateState.STOPPING and not template.failure:
+        yield from _end_template(pool, generation, "the template's channel was closed, by the application as it seems")
+
+
 def _end_template(pool: Pool, generation: int, failure: str) -> Iterator[Effect]:
     pool.templates[generation].deadline = None
     pool.templates[generation].failure = failure
-    yield StopTemplate(pool.name, generation)
+    yield StopTemplate(pool.name, generation, evidence=True)
 
 
 def template_gone(pool: Pool, generation: int, traceback: str, now: float, chance: float) -> Iterator[Effect]:
@@ -50,7 +57,9 @@ def template_gone(pool: Pool, generation: int, traceback: str, now: float, chanc
     template = pool.templates.pop(generation)
     if template.state is TemplateState.STOPPING:
         return
-    traceback = template.failure or traceback
+    if template.failure:
+        # The stacks of what it was stuck in, and, as in a traceback, what was wrong last.
+        traceback = f"{traceback.rstrip()}\n{template.failure}"
     pool.failure = traceback
     yield pool.report(
         "template_failed",
@@ -111,7 +120,7 @@ def _unasked(pool: Pool, worker: Worker, status: int | None, now: float, chance:
     if pool.roll is not None and worker.generation == pool.roll.generation and _on_probation(pool, worker, now):
         in_force = not pool.rolling
         what = "did not become ready" if worker.ready_at is None else f"died after {worker.lived(now):.1f} s"
-        yield from pool.reject_roll(f"a new worker {what}: {words}", worker.failure, now)
+        yield from pool.reject_roll(f"a new worker {what}: {words}", worker.failure or worker.stacks, now)
         if not in_force:
             return
     incumbents = [other for other in pool.roster.in_slot(worker.slot) if other.relieved and other.live]

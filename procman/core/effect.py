@@ -21,8 +21,11 @@ class StartTemplate:
 
 @dataclass(frozen=True, slots=True)
 class StopTemplate:
+    """End the template: at once, or, when ``evidence`` is wanted of what it is stuck in, after its stacks have come."""
+
     pool: str
     generation: int
+    evidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

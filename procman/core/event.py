@@ -37,6 +37,14 @@ class TemplateReady:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateLost:
+    """The template's end of its channel is gone and the template is not: nothing can be asked of it any more."""
+
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class TemplateGone:
     """The template's process has ended. ``traceback`` is what it said, or how it ended."""
 
@@ -97,9 +105,10 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDumped:
-    """The stacks of the worker are in the log."""
+    """The stacks of the worker are in the log; this is their text."""
 
     worker: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +215,7 @@ Event = (
     | Tick
     | TemplateReady
     | TemplateGone
+    | TemplateLost
     | WorkerSpawned
     | CommandRuns
     | WorkerReady

@@ -114,6 +114,7 @@ class Worker:
     wish: Reason | None = None  # a soft limit is reached: it would like to be replaced, and serves until it is
     relieved: bool = False  # it is this one's turn to be replaced
     failure: str = ""
+    stacks: str = ""  # as they were before it was killed
 
     @property
     def name(self) -> str:

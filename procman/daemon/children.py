@@ -58,6 +58,23 @@ class Process:
     pid: int | None = None
     pidfd: int | None = None
     generation: int = 0
+    dump_fd: int | None = None
+    on_dump: list[Callable[[str], None]] = field(default_factory=list)
+
+    def forget_stacks(self) -> None:
+        """Empty the file that stacks are written to; its offset is shared with the process, which writes there."""
+        if self.dump_fd is not None:
+            os.ftruncate(self.dump_fd, 0)
+            os.lseek(self.dump_fd, 0, os.SEEK_SET)
+
+    def no_more_stacks(self) -> None:
+        """It is gone: whoever waits for its stacks gets none."""
+        waiting, self.on_dump = self.on_dump, []
+        for callback in waiting:
+            callback("")
+        if self.dump_fd is not None:
+            os.close(self.dump_fd)
+            self.dump_fd = None
 
     def end_channel(self, loop: Loop) -> None:
         """Listen to it no more, and speak to it no more."""
@@ -77,14 +94,6 @@ class WorkerProcess(Process):
     id: int = 0
     slot: int = 0
     record: int | None = None
-    dump_fd: int | None = None
-    on_dump: list[Callable[[str], None]] = field(default_factory=list)
-
-    def forget_stacks(self) -> None:
-        """Empty the file that stacks are written to; its offset is shared with the worker, who writes there."""
-        if self.dump_fd is not None:
-            os.ftruncate(self.dump_fd, 0)
-            os.lseek(self.dump_fd, 0, os.SEEK_SET)
 
 
 @dataclass(eq=False)
@@ -133,13 +142,18 @@ class Children:
         self._templates[effect.spec.name, effect.generation] = template
         try:
             with self._channel_for(template) as theirs:
+                template.dump_fd = dump_fd = os.memfd_create(f"stacks of {template.name}", os.MFD_CLOEXEC)
                 self._execute(template, "procman.workers.template", theirs.fileno())
-                self._boot(template, None, [self._board.fd, *self._listeners.fds(effect.spec)])
+                self._boot(template, None, [self._board.fd, dump_fd, *self._listeners.fds(effect.spec)])
         except (OSError, ChannelClosed) as error:
             template.traceback = f"{type(error).__name__}: {error}"
             template.end_channel(self._loop)
             if template.pid is None:
                 self._template_ended(template, None)
+
+    def template(self, pool: str, generation: int) -> TemplateProcess | None:
+        """The template of that generation, while it has not ended."""
+        return self._templates.get((pool, generation))
 
     def stop_template(self, pool: str, generation: int) -> None:
         template = self._templates.get((pool, generation))
@@ -394,8 +408,7 @@ class Children:
                 log.warning("Worker %s (%s) has closed its channel and lives on", child.name, child.pid)
                 self._emit(ev.WorkerLost(child.id))
         elif self._templates.get((child.spec.name, child.generation)) is child and child.pidfd is not None:
-            child.traceback = child.traceback or "the template's channel was closed, by the application as it seems"
-            process.send_signal(child.pidfd, signal.SIGKILL)
+            self._emit(ev.TemplateLost(child.spec.name, child.generation))
 
     def _template_says(self, template: TemplateProcess, message: say.FromChild) -> None:
         match message:
@@ -403,6 +416,8 @@ class Children:
                 self._emit(ev.TemplateReady(template.spec.name, template.generation))
             case say.Failed(traceback=traceback):
                 template.traceback = traceback
+            case say.Dumped(text=text):
+                _hand_over_stacks(template, text)
 
     def _worker_says(self, worker: WorkerProcess, message: say.FromChild) -> None:
         match message:
@@ -422,12 +437,7 @@ class Children:
             case say.Failed(traceback=traceback):
                 self._emit(ev.WorkerFailed(worker.id, traceback))
             case say.Dumped(text=text):
-                waiting, worker.on_dump = worker.on_dump, []
-                for callback in waiting:
-                    callback(text)
-                if not waiting:
-                    worker.forget_stacks()
-                    log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", worker.name, worker.pid, text)
+                _hand_over_stacks(worker, text)
 
     def _on_command_ready(self, leader: int) -> None:
         for worker in self.workers.values():
@@ -482,6 +492,7 @@ class Children:
             child.on_end(status)
 
     def _template_ended(self, template: TemplateProcess, status: int | None) -> None:
+        template.no_more_stacks()
         del self._templates[template.spec.name, template.generation]
         traceback = template.traceback or f"the template ended with {describe_status(status)}"
         self._emit(ev.TemplateGone(template.spec.name, template.generation, traceback, random.random()))
@@ -489,13 +500,19 @@ class Children:
     def _worker_ended(self, worker: WorkerProcess, status: int | None) -> None:
         if self.workers.pop(worker.id, None) is None:
             return
-        waiting, worker.on_dump = worker.on_dump, []
-        for callback in waiting:
-            callback("")
-        if worker.dump_fd is not None:
-            os.close(worker.dump_fd)
+        worker.no_more_stacks()
         if worker.record is not None:
             self._free_records.append(worker.record)
         self._emit(ev.WorkerExited(worker.id, status, random.random()))
         if self._unswept:
             self.reap()
+
+
+def _hand_over_stacks(child: Process, text: str) -> None:
+    """Give the stacks to whoever has asked for them; or to the log, when it was somebody who sent a signal."""
+    waiting, child.on_dump = child.on_dump, []
+    for callback in waiting:
+        callback(text)
+    if not waiting:
+        child.forget_stacks()
+        log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", child.name, child.pid, text)

@@ -29,6 +29,7 @@ from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
 from procman.daemon.errands import Errands
+from procman.daemon.evidence import Evidence
 from procman.daemon.figures import Figures
 from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from procman.core.effect import Effect
     from procman.core.event import Event
     from procman.core.spec import DaemonSpec
-    from procman.daemon.stacks import Stacks
 
 log = logging.getLogger("procman.arbiter")
 
@@ -101,6 +101,7 @@ class Daemon:
         self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
+        self._evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)
         self._circus_top = CircusTop(self, self._loop)
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
@@ -197,8 +198,8 @@ class Daemon:
         match effect:
             case do.StartTemplate():
                 self.children.start_template(effect)
-            case do.StopTemplate(pool, generation):
-                self.children.stop_template(pool, generation)
+            case do.StopTemplate(pool, generation, evidence):
+                (self._evidence.of_template if evidence else self.children.stop_template)(pool, generation)
             case do.Spawn():
                 self.children.spawn(effect)
             case do.Retire():
@@ -208,7 +209,7 @@ class Daemon:
             case do.Kill(worker):
                 self.children.kill(worker)
             case do.Dump(worker):
-                self._dump(worker)
+                self._evidence.of_worker(worker)
             case do.Ping(worker):
                 self.children.ping(worker)
             case do.Look(pool, workers):
@@ -224,10 +225,6 @@ class Daemon:
                 self._errands.end_hook(number)
             case do.Ask(worker):
                 self._errands.ask(worker)
-
-    def _dump(self, worker: int) -> None:
-        if (process := self.children.workers.get(worker)) is not None:
-            self.dumper.dump(process, lambda stacks: self._on_evidence(worker, stacks))
 
     def _look(self, pool: str, workers: tuple[int, ...]) -> None:
         now = monotonic()
@@ -261,14 +258,6 @@ class Daemon:
     def _close_unwanted_listeners(self) -> None:
         """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""
         self._listeners.close_unwanted(spec for pool in self.arbiter.pools.values() for spec in pool.specs())
-
-    def _on_evidence(self, worker: int, stacks: Stacks) -> None:
-        log.warning("Stacks before the kill:\n%s", stacks.describe())
-        pool = stacks.worker.rpartition(".")[0]
-        self.publisher.publish(
-            "stacks", pool=pool, slot=stacks.worker, gen=stacks.generation, pid=stacks.pid, stacks=stacks.as_dict()
-        )
-        self.emit(ev.WorkerDumped(worker))
 
     def _on_serving(self) -> None:
         for pool in self.spec.pools:

@@ -15,13 +15,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman.core.spec import Kind
+from procman.daemon.children import WorkerProcess
+from procman.observe import processes
 from procman.observe.stacks import worker_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from procman.core.sample import Sample
-    from procman.daemon.children import Children, WorkerProcess
+    from procman.daemon.children import Children, Process, TemplateProcess
     from procman.daemon.loop import Loop
     from procman.observe.scoreboard import Scoreboard
 
@@ -77,9 +79,10 @@ class StackDumper:
         self._children = children
         self._board = board
 
-    def dump(self, worker: WorkerProcess, then: Callable[[Stacks], None]) -> None:
-        """Get the worker's stacks and hand them to ``then``, within PATIENCE."""
-        sample = self._board.read(worker.record) if worker.record is not None else None
+    def dump(self, worker: WorkerProcess | TemplateProcess, then: Callable[[Stacks], None]) -> None:
+        """Get the stacks of a worker, or of a template, and hand them to ``then``, within PATIENCE."""
+        record = worker.record if isinstance(worker, WorkerProcess) else None
+        sample = self._board.read(record) if record is not None else None
         unit = unit_figures(sample, monotonic()) if sample is not None else None
 
         def done(text: str, by: str) -> None:
@@ -90,6 +93,10 @@ class StackDumper:
             return
         if worker.dump_fd is None or worker.pidfd is None:
             done("(not running)", "none")
+            return
+        if not processes.catches(worker.pid or 0, signal.SIGQUIT):
+            # As long as it is an interpreter that starts, it would die of the signal.
+            done(*_from_below(worker))
             return
         worker.forget_stacks()
 
@@ -109,7 +116,7 @@ class StackDumper:
         self._children.send_signal(worker, signal.SIGQUIT)
 
 
-def _from_below(worker: WorkerProcess) -> tuple[str, str]:
+def _from_below(worker: Process) -> tuple[str, str]:
     text = os.pread(worker.dump_fd, MOST_BYTES, 0).decode("utf-8", "replace") if worker.dump_fd is not None else ""
     if text:
         return text, "faulthandler"
@@ -118,8 +125,7 @@ def _from_below(worker: WorkerProcess) -> tuple[str, str]:
 
 def _kernel_state(pid: int | None) -> str:
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            state = next((line.split(":", 1)[1].strip() for line in file if line.startswith("State:")), "?")
+        state = processes.status(pid or 0).get("State", "?")
         with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
             return f"state {state}, waiting in {file.read().strip() or '?'}"
     except OSError:

@@ -62,6 +62,20 @@ def identity(pid: int) -> Identity:
     return Identity(os.path.basename(first.decode("utf-8", "replace")), _user(os.stat(f"/proc/{pid}").st_uid))
 
 
+def status(pid: int) -> dict[str, str]:
+    """What the kernel says of the process in words, by name. Raises as `usage` does."""
+    lines = _read(f"/proc/{pid}/status").decode("utf-8", "replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def catches(pid: int, signum: int) -> bool:
+    """Whether the process has a handler for the signal: another one may die of it. False when it is gone."""
+    try:
+        return bool(int(status(pid).get("SigCgt", "0"), 16) >> (signum - 1) & 1)
+    except OSError:
+        return False
+
+
 @cache
 def total_memory() -> int:
     """Bytes of memory that the machine has."""

@@ -62,7 +62,12 @@ def _greenlets() -> Iterator[tuple[str, FrameType]]:
 
 
 def heading(worker: str, pid: int | None, unit: Mapping[str, Any] | None) -> str:
-    """``Worker http.1 (4711) GET /slow (db:shop uid:7 url:/slow qc:3 qt:0.012 pt:1.998)``, or ``… idle``."""
+    """``Worker http.1 (4711) GET /slow (db:shop uid:7 url:/slow qc:3 qt:0.012 pt:1.998)``, or ``… idle``.
+
+    What is called ``http@3`` is no worker but the template of that generation.
+    """
+    if "@" in worker:
+        return f"Template {worker} ({pid})"
     if unit is None:
         return f"Worker {worker} ({pid}) idle"
     name = printable(str(unit.get("name") or "?"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -12,12 +13,13 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from procman.core.lifecycle import Boot, ToChild
+from procman.core.lifecycle import Boot, Dumped, ToChild, cut
 from procman.core.spec import INHERIT, LOG, NULL
 from procman.core.target import in_slot
 from procman.errors import ChannelClosed
 from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
+from procman.observe.stacks import format_stacks
 from procman.unix.channel import Channel
 from procman.unix.privileges import drop_to
 from procman.unix.process import limit_descriptors
@@ -26,6 +28,7 @@ from procman.workers.child import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from procman.core.lifecycle import Seat
     from procman.core.spec import PoolSpec
@@ -101,6 +104,7 @@ def executed(channel_fd: int) -> Child:
         raise ValueError("an executed worker needs a seat")
     logs.configure(boot.log_format, pool=boot.pool.name, worker=boot.seat.name)
     scoreboard, dump_fd, *listener_fds = fds
+    show_stacks(dump_fd, channel)
     child = seat_child(boot, boot.seat, channel, Scoreboard(scoreboard), dump_fd, adopt_listeners(listener_fds))
     try:
         redirect(boot.pool)
@@ -109,6 +113,19 @@ def executed(channel_fd: int) -> Child:
     except Exception:  # reported to the arbiter, then fatal
         fail(child)
     return child
+
+
+def show_stacks(dump_fd: int, channel: Channel) -> None:
+    """Show at SIGQUIT what this process is doing, as a worker does: from below, and then by Python."""
+
+    def on_quit(signum: int, frame: FrameType | None) -> None:
+        try:
+            channel.send(Dumped(text=cut(format_stacks(frame))))
+        except ChannelClosed:
+            pass  # the arbiter is gone, and with it whoever wanted to know
+
+    signal.signal(signal.SIGQUIT, on_quit)
+    faulthandler.register(signal.SIGQUIT, file=dump_fd, all_threads=True, chain=True)
 
 
 def adopt_listeners(fds: list[int]) -> list[socket.socket]:

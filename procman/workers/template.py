@@ -42,7 +42,8 @@ class Template:
         self._parent = parent
         self._channel = channel
         self._board = Scoreboard(fds[0])
-        self._listeners = boot.adopt_listeners(fds[1:])
+        boot.show_stacks(fds[1], channel)
+        self._listeners = boot.adopt_listeners(fds[2:])
         self._application: Any = None
 
     def serve(self) -> None:
@@ -94,6 +95,8 @@ class Template:
             channel.send(Forked(pid=os.getpid()))
         except ChannelClosed:
             os._exit(0)
+        # Until the worker has its own: what is asked for here is meant for another process.
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         self._channel.close()
         os.setsid()
         child = boot.seat_child(self._boot, seat, channel, self._board, dump_fd, self._listeners)

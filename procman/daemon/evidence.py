@@ -1,0 +1,60 @@
+"""Nothing is killed without its stacks: they go into the log and out as an event first, and then the kill goes on."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from procman.core import event as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.control.publisher import Publisher
+    from procman.core.event import Event
+    from procman.daemon.children import Children
+    from procman.daemon.stacks import StackDumper, Stacks
+
+log = logging.getLogger("procman.arbiter")
+
+
+class Evidence:
+    def __init__(
+        self,
+        dumper: StackDumper,
+        children: Children,
+        publisher: Callable[[], Publisher],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._dumper = dumper
+        self._children = children
+        self._publisher = publisher
+        self._emit = emit
+
+    def of_worker(self, worker_id: int) -> None:
+        """Take the stacks of a worker that is condemned, and tell the arbiter when they are there."""
+
+        def taken(stacks: Stacks) -> None:
+            self._publish(stacks, stacks.worker.rpartition(".")[0])
+            self._emit(ev.WorkerDumped(worker_id, stacks.text))
+
+        if (worker := self._children.workers.get(worker_id)) is not None:
+            self._dumper.dump(worker, taken)
+
+    def of_template(self, pool: str, generation: int) -> None:
+        """Take the stacks of a template that is of no use any more, and end it; they are what is told of its end."""
+
+        def taken(stacks: Stacks) -> None:
+            self._publish(stacks, pool)
+            if (template := self._children.template(pool, generation)) is not None:
+                template.traceback = template.traceback or stacks.describe()
+            self._children.stop_template(pool, generation)
+
+        if (template := self._children.template(pool, generation)) is not None:
+            self._dumper.dump(template, taken)
+
+    def _publish(self, stacks: Stacks, pool: str) -> None:
+        log.warning("Stacks before the kill:\n%s", stacks.describe())
+        self._publisher().publish(
+            "stacks", pool=pool, slot=stacks.worker, gen=stacks.generation, pid=stacks.pid, stacks=stacks.as_dict()
+        )
