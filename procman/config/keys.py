@@ -386,7 +386,12 @@ POOL = Table(
             of=ExecWork,
             kinds={Kind.EXEC},
         ),
-        _key("workers", Workers(), '`"auto"`: twice the cores the process may use, plus one.', of=PoolSpec),
+        _key(
+            "workers",
+            Workers(),
+            '`"auto"`: twice the cores the process may use, plus one. With a table the pool scales itself: see below.',
+            of=PoolSpec,
+        ),
         _key(
             "threads",
             OneThread(),

@@ -59,6 +59,8 @@ def _pool(pool: PoolSpec, *, embedded: bool) -> Iterator[str]:
 
 def _value(pool: PoolSpec, key: Key) -> Any:
     """The field of the pool or of its work; None when the specification keeps it in another form (``env_file``)."""
+    if key.field == "workers" and pool.scaling is not None:
+        return pool.scaling
     return getattr(pool, key.field) if hasattr(pool, key.field) else getattr(pool.work, key.field, None)
 
 

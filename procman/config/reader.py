@@ -32,6 +32,7 @@ from procman.core.spec import (
     Limits,
     PoolSpec,
     PostgresWork,
+    Scaling,
 )
 from procman.errors import ConfigurationError
 
@@ -302,6 +303,8 @@ class _Builder:
         if self._draft.embedded:
             others = (name for name in fields["depends_on"] if name != POSTGRES)
             fields["depends_on"] = (POSTGRES, *others)
+        if isinstance(scaling := fields["workers"], Scaling):
+            fields |= {"workers": scaling.least, "scaling": scaling}
         return PoolSpec(name=pool.name, work=make(**work), **fields)
 
     def _target(self, pool: PoolDraft) -> dict[str, Any]:

@@ -60,6 +60,12 @@ adds an http pool named `dashboard`, which depends on none. Where the path of th
 state directory is too long for a unix socket, sockets that are not named in the file go to
 `$XDG_RUNTIME_DIR/procman-UID-HASH/`, or `/tmp/procman-UID-HASH/`.
 
+A pool of kind `http` or `cron` scales itself with `workers = { min = 2, max = 8 }`. Each of its workers is to be busy
+for no more than the part `busy` of its time (default `0.7`) and no connection is to wait: more workers come within a
+second or two, and go one by one when fewer have been enough for 15 s. With `memory_budget = "2GiB"` no more of them are
+started than fit into it, counted as PSS, in which memory that workers share counts once. `procmanctl scale` says how
+many there are to be now, within the bounds, and the pool goes on from there.
+
 Scripts, shells and `psql` reach the embedded database, while the daemon runs, as the daemon's user or root:
 
 ```sh
@@ -115,7 +121,7 @@ def _unbuilt() -> Iterator[str]:
     yield ""
     yield (
         'So are these values: `tcp://` endpoints, `databases = "auto"`, '
-        "`workers = { min, max }`, `threads` above 1, more than one worker of kind `jobrunner`, "
+        "`threads` above 1, more than one worker of kind `jobrunner`, "
         "an `https` URL."
     )
     yield ""

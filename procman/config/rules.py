@@ -14,7 +14,18 @@ from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
 from procman.config.proxies import UNIX, trusts_loopback
 from procman.config.values import Given, Size
-from procman.core.spec import LOG, PROXY_HEADERS, Address, Kind, Limits, PassedSocket, Reload, TcpAddress, UnixAddress
+from procman.core.spec import (
+    LOG,
+    PROXY_HEADERS,
+    Address,
+    Kind,
+    Limits,
+    PassedSocket,
+    Reload,
+    Scaling,
+    TcpAddress,
+    UnixAddress,
+)
 from procman.core.target import SLOT
 
 if TYPE_CHECKING:
@@ -308,11 +319,17 @@ def _commands(draft: Draft) -> Iterator[Problem]:
                 yield Problem(Code.CONTRADICTION, pool.path(key), message)
 
 
-def _runners(draft: Draft) -> Iterator[Problem]:
-    for pool in draft.of_kind(Kind.JOBRUNNER):
-        if pool.fields.get("workers", 1) > 1:
+def _workers(draft: Draft) -> Iterator[Problem]:
+    for pool in draft.pools:
+        workers = pool.fields.get("workers", 1)
+        if pool.kind is Kind.JOBRUNNER and workers != 1:
             message = "more than one job runner at a time is not supported by this version; expected 1"
             yield Problem(Code.UNSUPPORTED_VALUE, pool.path("workers"), message)
+        elif isinstance(workers, Scaling) and pool.kind not in (Kind.HTTP, Kind.CRON, None):
+            message = (
+                f'kind "{pool.kind}" does not tell how busy it is, and can\'t scale itself; expected a whole number'
+            )
+            yield Problem(Code.WRONG_TYPE, pool.path("workers"), message)
 
 
 _RULES = (
@@ -326,6 +343,6 @@ _RULES = (
     _proxies,
     _backoffs,
     _reloads,
-    _runners,
+    _workers,
     _commands,
 )

@@ -8,15 +8,16 @@ import pwd
 import re
 import resource
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from procman.config.environment import VARIABLE_NAME
 from procman.config.problems import Code, Problem, Wrong, quoted, suggestion
 from procman.config.processors import usable_cores
-from procman.config.values import Given, Integer, Size, Text, Type, read_all, toml_string
+from procman.config.values import Fraction, Given, Integer, OrNone, Size, Text, Type, read_all, toml_string
+from procman.core.spec import Scaling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 AUTO = "auto"
 UNLIMITED = "unlimited"
@@ -43,7 +44,7 @@ class PoolName(Type[str]):
         return quoted(value)
 
 
-class Workers(Type[int]):
+class WorkerCount(Type[int]):
     """How many workers; ``"auto"`` is counted when the file is read."""
 
     expected = 'a whole number from 1 to 10000, or "auto"'
@@ -51,11 +52,6 @@ class Workers(Type[int]):
     def read(self, given: Given) -> int:
         if given.value == AUTO:
             return 2 * usable_cores() + 1
-        if isinstance(given.value, dict):
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE,
-                f"scaling between min and max is not supported by this version; expected {self.expected}",
-            )
         try:
             return Integer(1, 10_000).read(given)
         except Wrong as wrong:
@@ -64,6 +60,56 @@ class Workers(Type[int]):
 
     def write(self, value: int) -> str:
         return str(value)
+
+
+class Workers(Type[int | Scaling]):
+    """How many workers, or between how many a pool scales itself."""
+
+    expected = f"{WorkerCount.expected}, or a table such as {{ min = 2, max = 8 }}"
+
+    # By the name of the key: its type, and the field of `Scaling`.
+    _KEYS: Mapping[str, tuple[Type[Any], str]] = {
+        "min": (WorkerCount(), "least"),
+        "max": (WorkerCount(), "most"),
+        "busy": (Fraction(0.05, 1), "busy"),
+        "memory_budget": (OrNone(Size(optional=True)), "memory_budget"),
+    }
+
+    def read(self, given: Given) -> int | Scaling:
+        if not isinstance(given.value, dict):
+            return WorkerCount().read(given)
+        fields: dict[str, Any] = {}
+        problems: list[Problem] = []
+        for name, value in given.value.items():
+            try:
+                fields |= self._read_key(given.item(name, value), name)
+            except Wrong as wrong:
+                problems += wrong.problems
+        for name in ("min", "max"):
+            if name not in given.value:
+                message = f"{name} is missing: expected a table such as {{ min = 2, max = 8 }}"
+                problems += given.wrong(Code.MISSING_KEY, message).problems
+        if not problems and fields["least"] > fields["most"]:
+            problems += given.wrong(
+                Code.CONTRADICTION, f"expected min of at most max, got {fields['least']} and {fields['most']}"
+            ).problems
+        if problems:
+            raise Wrong(*problems)
+        return Scaling(**fields)
+
+    def _read_key(self, given: Given, name: str) -> dict[str, Any]:
+        if name not in self._KEYS:
+            raise Wrong(
+                Problem(Code.UNKNOWN_KEY, given.path, f"unknown key{suggestion(name, self._KEYS)}", at_key=True)
+            )
+        kept_as, field = self._KEYS[name]
+        return {field: kept_as.read(given)}
+
+    def write(self, value: int | Scaling) -> str:
+        if isinstance(value, int):
+            return str(value)
+        pairs = (f"{name} = {kept_as.write(getattr(value, field))}" for name, (kept_as, field) in self._KEYS.items())
+        return f"{{ {', '.join(pairs)} }}"
 
 
 class Application(Type[str]):

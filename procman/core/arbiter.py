@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from procman.core.effect import Effect
     from procman.core.event import Event
+    from procman.core.sample import Sample
     from procman.core.spec import PoolSpec
 
 
@@ -101,16 +102,14 @@ class Arbiter:
         match event:
             case ev.Tick():
                 return {name for name, deadline in self._deadlines.items() if deadline <= now}
-            case ev.TemplateReady(name) | ev.TemplateGone(name) | ev.TemplateLost(name):
-                return {name}
-            case ev.Sampled(name) | ev.HookEnded(name):
-                return {name}
+            case ev.ScaleAsked():
+                return {event.pool}
+            case _ if isinstance(event, ev.OfPool):
+                return {event.pool}
             case ev.Begin() | ev.Configured() | ev.ShutdownAsked():
                 return set(self.pools)
             case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked():
                 return set(event.pools)
-            case ev.ScaleAsked():
-                return {event.pool}
             case _:
                 pool = self._workers.get(event.worker)
                 return {pool.name} if pool else set()
@@ -135,12 +134,9 @@ class Arbiter:
                     pool.wanted = pool.spec.autostart
             case ev.Tick():
                 yield from self._expire(now)
-            case ev.TemplateReady() | ev.TemplateGone() | ev.TemplateLost():
-                yield from self._template(event, now)
-            case ev.Sampled():
-                yield from self._judge(event, now)
-            case ev.HookEnded():
-                yield from self._hook_ended(event, now)
+            case _ if isinstance(event, ev.OfPool):
+                if (named := self.pools.get(event.pool)) is not None:
+                    yield from self._of_pool(named, event, now)
             case ev.ReloadAsked() | ev.StartAsked() | ev.StopAsked() | ev.RestartAsked() | ev.ScaleAsked():
                 yield from self._command(event, now)
             case ev.Configured():
@@ -150,21 +146,33 @@ class Arbiter:
             case _:
                 yield from self._worker(event, now)
 
-    def _template(self, event: ev.TemplateReady | ev.TemplateGone | ev.TemplateLost, now: float) -> Iterator[Effect]:
-        pool = self.pools.get(event.pool)
-        if pool is None or event.generation not in pool.templates:
-            return
+    def _of_pool(
+        self,
+        pool: Pool,
+        event: ev.OfPool,
+        now: float,
+    ) -> Iterator[Effect]:
         match event:
-            case ev.TemplateReady(_, generation):
+            case ev.TemplateReady(_, generation) if generation in pool.templates:
                 pool.template_ready(generation)
-            case ev.TemplateLost(_, generation):
+            case ev.TemplateLost(_, generation) if generation in pool.templates:
                 yield from template_lost(pool, generation)
-            case ev.TemplateGone(_, generation, traceback, chance):
+            case ev.TemplateGone(_, generation, traceback, chance) if generation in pool.templates:
                 yield from template_gone(pool, generation, traceback, now, chance)
+            case ev.Sampled(_, samples):
+                yield from self._judge(pool, samples, now)
+            case ev.Measured(_, load):
+                yield from pool.measured(load, now)
+            case ev.HookEnded():
+                yield from self._hook_ended(pool, event, now)
 
-    def _hook_ended(self, event: ev.HookEnded, now: float) -> Iterator[Effect]:
-        if (pool := self.pools.get(event.pool)) is None:
-            return
+    def _judge(self, pool: Pool, samples: Iterable[tuple[int, Sample]], now: float) -> Iterator[Effect]:
+        for worker_id, sample in samples:
+            if (worker := pool.workers.get(worker_id)) is not None:
+                pool.roster.touch(worker)
+                yield from judge(pool, worker, sample, now)
+
+    def _hook_ended(self, pool: Pool, event: ev.HookEnded, now: float) -> Iterator[Effect]:
         unborn = yield from hooks.ended(pool, event, now)
         if unborn is not None:
             self._workers.pop(unborn.id, None)
@@ -211,14 +219,6 @@ class Arbiter:
             case ev.WorkerDumped(_, text):
                 worker.stacks = text
                 yield from dumped(pool, worker, now)
-
-    def _judge(self, event: ev.Sampled, now: float) -> Iterator[Effect]:
-        pool = self.pools.get(event.pool)
-        for worker_id, sample in event.samples:
-            worker = pool.workers.get(worker_id) if pool else None
-            if pool is not None and worker is not None:
-                pool.roster.touch(worker)
-                yield from judge(pool, worker, sample, now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for name in [name for name, deadline in self._deadlines.items() if deadline <= now]:
@@ -277,7 +277,7 @@ class Arbiter:
             case ev.RestartAsked(operation):
                 yield from pool.restart(operation, now)
             case ev.ScaleAsked(operation, _, workers):
-                yield from pool.scale(operation, workers)
+                yield from pool.scale(operation, workers, now)
 
     def _configure(self, event: ev.Configured, now: float) -> Iterator[Effect]:
         """Apply the difference, and reload what stays.

@@ -114,6 +114,15 @@ class EndHook:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """Find out how much the pool has to do, and if asked how much memory it uses; answered at once by Measured."""
+
+    pool: str
+    workers: tuple[int, ...]
+    memory: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The pool was taken out of the configuration and nothing of it is left."""
 
@@ -184,6 +193,7 @@ Effect = (
     | Dump
     | Kill
     | Look
+    | Measure
     | Ping
     | Ask
     | RunHook

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from procman.core.reason import Reason
     from procman.core.sample import Sample
+    from procman.core.scaling import Load
     from procman.core.spec import PoolSpec
 
 
@@ -151,6 +152,14 @@ class HookEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The answer to the effect `Measure`."""
+
+    pool: str
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadAsked:
     operation: str
     pools: tuple[str, ...]
@@ -210,6 +219,9 @@ class ShutdownAsked:
     haste: Haste
 
 
+# Facts about a pool itself, and not about one of its workers.
+OfPool = TemplateReady | TemplateGone | TemplateLost | HookEnded | Sampled | Measured
+
 Event = (
     Begin
     | Tick
@@ -226,6 +238,7 @@ Event = (
     | WorkerDumped
     | WorkerExited
     | Sampled
+    | Measured
     | Probed
     | HookEnded
     | ReloadAsked

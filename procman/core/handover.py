@@ -23,6 +23,7 @@ from procman.core.event import Haste
 from procman.core.hooks import Run
 from procman.core.pool import Pool, Roll, Template
 from procman.core.restart import Restarts
+from procman.core.scaling import Scaler
 from procman.core.spec import PoolSpec
 from procman.core.worker import ExitRecord, Worker
 
@@ -49,7 +50,7 @@ ARBITER: Mapping[str, Any] = {
 }
 
 # Written field by field, because they hold others or change in place; everything else is as `codec` has it.
-_STRUCTURES = (Pool, Roll, Run, Template, Restarts, Worker)
+_STRUCTURES = (Pool, Roll, Run, Template, Restarts, Scaler, Worker)
 # What annotations name and their modules import for type checkers alone.
 _NAMES = {"Callable": Callable, "ExitRecord": ExitRecord, "PoolSpec": PoolSpec, "Run": Run, "Worker": Worker}
 

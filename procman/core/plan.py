@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from procman.core import hooks
-from procman.core.effect import Concluded, Look, Outcome, StartTemplate, StopTemplate
+from procman.core.effect import Concluded, Look, Measure, Outcome, StartTemplate, StopTemplate
 from procman.core.pool import PoolState, Template, TemplateState
 from procman.core.reason import Reason
+from procman.core.scaling import MEASURE_EVERY
 from procman.core.spec import HookName, Kind
 from procman.core.worker import State
 
@@ -48,6 +49,7 @@ def _plan(pool: Pool, now: float) -> Iterator[Effect]:
     yield from _conclude_roll(pool, now)
     yield from _stop_templates(pool)
     yield from _look_at_workers(pool, now)
+    yield from _measure(pool, now)
     yield from _note_serving(pool)
 
 
@@ -263,6 +265,16 @@ def _look_at_workers(pool: Pool, now: float) -> Iterator[Effect]:
         near = now + (pool.workers[due[0]].look_interval or 0.0) / 10
         more = [w.id for w in pool.roster.due(near) if w.look_at is not None and w.look_at <= near and w.id not in due]
         yield Look(pool.name, (*due, *more))
+
+
+def _measure(pool: Pool, now: float) -> Iterator[Effect]:
+    scaler = pool.scaler
+    if pool.spec.scaling is None or not pool.scales:
+        scaler.measure_at = None
+    elif scaler.measure_at is None or scaler.measure_at <= now:
+        scaler.measure_at = now + MEASURE_EVERY
+        ready = tuple(worker.id for worker in pool.workers.values() if worker.state is State.READY)
+        yield Measure(pool.name, ready, scaler.needs_memory(pool.spec.scaling, now))
 
 
 def _note_serving(pool: Pool) -> Iterator[Effect]:

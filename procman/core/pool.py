@@ -30,14 +30,16 @@ from procman.core.effect import Concluded, Level, Outcome, Report, Retire
 from procman.core.reason import Reason
 from procman.core.restart import Restarts
 from procman.core.roster import Roster, Survey
+from procman.core.scaling import Scaler
 from procman.core.spec import HookName, Kind
 from procman.core.worker import Input, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from procman.core.effect import Effect
     from procman.core.hooks import Run
+    from procman.core.scaling import Load
     from procman.core.spec import PoolSpec
     from procman.core.worker import ExitRecord, Worker
 
@@ -109,6 +111,7 @@ class Pool:
     wishes: deque[int] = field(default_factory=deque)  # ids of workers that would like to be replaced
     recycle_failures: int = 0  # in a row
     recycle_not_before: float = 0.0
+    scaler: Scaler = field(default_factory=Scaler)
     roster: Roster = field(init=False)
     survey: Survey = field(init=False)
 
@@ -151,6 +154,11 @@ class Pool:
     def awaits_canary(self) -> bool:
         """One worker of the next generation has to show what it is worth before the others follow."""
         return self.rolling and self.roll is not None and self.spec.reload.canary and not self.roll.canary_ready
+
+    @property
+    def scales(self) -> bool:
+        """It scales itself, and now: in a reload there are others to compare with, and some of them only start."""
+        return self.spec.scaling is not None and self.active and self.roll is None and not self.closing
 
     @property
     def overlapping(self) -> bool:
@@ -216,6 +224,7 @@ class Pool:
                 times.append(self.roll.not_before or None)
             elif self.wishes:
                 times.append(self.recycle_not_before or None)
+            times.append(self.scaler.measure_at if self.scales else None)
         return min((at for at in times if at is not None), default=None)
 
     # -- commands -----------------------------------------------------------------------------------------
@@ -242,12 +251,13 @@ class Pool:
             if worker.live:
                 yield from self.retire(worker, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
-    def scale(self, operation: str, workers: int) -> Iterator[Effect]:
-        """Want another number of workers."""
-        self.target = workers
+    def scale(self, operation: str, workers: int, now: float) -> Iterator[Effect]:
+        """Want another number of workers; within its bounds, if the pool scales itself, which goes on from there."""
+        self.target = workers if self.spec.scaling is None else self.spec.scaling.clamp(workers)
+        self.scaler.rest(now)
         self.look_again()
         if self.roll is not None:
-            self.roll.target_before = workers
+            self.roll.target_before = self.target
         if self.wanted and self.parked is None:
             self.waiting_for_start.append(operation)
         else:
@@ -307,6 +317,8 @@ class Pool:
         if self.next_spec is not None:
             if self.next_spec.workers != self.spec.workers:
                 self.target = self.next_spec.workers
+            if self.next_spec.scaling is not None:
+                self.target = self.next_spec.scaling.clamp(self.target)
             self.spec, self.next_spec = self.next_spec, None
             self.look_again()
         return back
@@ -362,6 +374,20 @@ class Pool:
                 yield Retire(worker.id, reason, signum)
             yield self.report("retiring", f"Worker {worker.label} retires: {reason}", worker=worker, reason=reason)
 
+    def measured(self, load: Load, now: float) -> Iterator[Effect]:
+        """Want as many workers as the load wants."""
+        if self.spec.scaling is None or not self.scales:
+            return
+        before = self.target
+        self.target = self.scaler.target(self.spec.scaling, load, target=before, ready=self.ready, now=now)
+        if self.target != before:
+            self.look_again()
+            text = f"Pool {self.name} scales from {before} to {self.target} workers: {load.busy:.1f} were busy"
+            text += f", {load.waiting} connections waited" if load.waiting else ""
+            busy = round(load.busy, 2)
+            details = {"from": before, "to": self.target, "busy": busy, "waiting": load.waiting}
+            yield self.report("scaled", text, details=details)
+
     def leaves(self, worker: Worker, reason: Reason, now: float) -> Iterator[Effect]:
         """A worker goes by itself."""
         if self.roster.move(worker, Input.RETIRE, now, reason=reason, grace=self.spec.stop_timeout):
@@ -385,7 +411,7 @@ class Pool:
         *,
         worker: Worker | None = None,
         reason: Reason | None = None,
-        details: dict[str, object] | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> Report:
         """A report about this pool, or about one of its workers."""
         report = Report(

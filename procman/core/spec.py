@@ -133,6 +133,20 @@ PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarde
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Between how many workers, and for what, a pool scales itself (`procman.core.scaling`)."""
+
+    least: int
+    most: int
+    busy: float = 0.7  # the part of its time for which a worker is to be busy
+    memory_budget: int | None = None  # bytes that all workers together may use (PSS); None: as much as they like
+
+    def clamp(self, workers: int) -> int:
+        """The number, or the bound that is nearest to it."""
+        return max(self.least, min(workers, self.most))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpWork:
     app: str
     binds: tuple[Address, ...]
@@ -242,7 +256,8 @@ class PoolSpec:
     name: str
     kind: Kind
     work: Work
-    workers: int = 1
+    workers: int = 1  # to begin with, if the pool scales itself
+    scaling: Scaling | None = None
     limits: Limits = field(default_factory=Limits)
     autostart: bool = True
     essential: bool = False
@@ -286,6 +301,11 @@ class PoolSpec:
     def templated(self) -> bool:
         """Workers are forked from a template that has imported the application."""
         return self.kind in (Kind.HTTP, Kind.CRON)
+
+    @property
+    def most_workers(self) -> int:
+        """So many it can have without being told to."""
+        return self.scaling.most if self.scaling is not None else self.workers
 
     @property
     def surge(self) -> int:

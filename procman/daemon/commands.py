@@ -172,7 +172,13 @@ class Commands:
 
     def _have(self, call: Call, name: str, wanted: int) -> None:
         """Scale the pool."""
-        if wanted < 0:
+        scaling = self._daemon.arbiter.pools[name].spec.scaling
+        if scaling is not None and scaling.clamp(wanted) != wanted:
+            call.refuse(
+                f"{name} scales itself between {scaling.least} and {scaling.most} workers; "
+                f"change that in {self._daemon.spec.source}, then reload"
+            )
+        elif wanted < 0:
             call.fail(f"{name} has {self._daemon.arbiter.pools[name].target} workers, it can't have {wanted}")
         elif wanted > (most := self._daemon.room_for(name)):
             call.refuse(f"{name} can have {most} worker{'s' if most != 1 else ''} at the most")

@@ -65,6 +65,10 @@ class Listeners:
         """The descriptors for the pool's workers, in the order of its addresses."""
         return [self._sockets[key].fileno() for key in _keys([spec])]
 
+    def sockets(self, spec: PoolSpec) -> list[socket.socket]:
+        """The sockets on which the pool listens."""
+        return [self._sockets[key] for key in _keys([spec])]
+
     def resolve(self, pool: str, address: Address) -> Address:
         """The pool's address with the port that the kernel chose, where 0 was asked for."""
         sock = self._sockets.get(_key(pool, address))

@@ -31,6 +31,7 @@ from procman.daemon.commands import Commands
 from procman.daemon.errands import Errands
 from procman.daemon.evidence import Evidence
 from procman.daemon.figures import Figures
+from procman.daemon.gauge import Gauge
 from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
 from procman.daemon.looking import with_cpu_of_unit
@@ -93,12 +94,13 @@ class Daemon:
         self._leave: int | None = None
         self._loop = Loop()
         self._herald = Herald(self._loop)
-        records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.workers for pool in spec.pools)
+        records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.most_workers for pool in spec.pools)
         self._board = place.make_scoreboard(records)
         self._listeners = Listeners()
         self._outputs = Outputs(self._loop)
         self.children = Children(spec, self._loop, self._board, self._listeners, self._outputs, self.emit)
         self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
+        self._gauge = Gauge(self.children, self._board)
         self.figures = Figures(self.children, self._board, monotonic())
         self.dumper = StackDumper(self._loop, self.children, self._board)
         self._evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
@@ -185,7 +187,8 @@ class Daemon:
             case do.Concluded():
                 self.commands.concluded(effect)
                 self._close_unwanted_listeners()
-            case do.Forget():
+            case do.Forget(pool):
+                self._gauge.forget(pool)
                 self._close_unwanted_listeners()
             case do.Serving():
                 self._on_serving()
@@ -215,10 +218,13 @@ class Daemon:
             case do.Look(pool, workers):
                 self._look(pool, workers)
             case _:
-                self._run_errand(effect)
+                self._perform_for_pool(effect)
 
-    def _run_errand(self, effect: Effect) -> None:
+    def _perform_for_pool(self, effect: Effect) -> None:
         match effect:
+            case do.Measure(pool):
+                sockets = self._listeners.sockets(self.arbiter.pools[pool].spec)
+                self.emit(ev.Measured(pool, self._gauge.measure(effect, sockets)))
             case do.RunHook():
                 self._errands.run_hook(effect)
             case do.EndHook(number):
@@ -345,8 +351,9 @@ class Daemon:
         """How many workers a pool can have, so that a reload still finds room on the scoreboard."""
         if self.arbiter.pools[name].spec.kind in (Kind.POSTGRES, Kind.JOBRUNNER):
             return 1  # two would get into each other's way
-        others = sum(max(pool.target, pool.spec.workers) for pool in self.arbiter.pools.values() if pool.name != name)
-        return max(1, (self._board.size - MOST_RECORDS_PER_WORKER * others) // MOST_RECORDS_PER_WORKER)
+        others = [pool for pool in self.arbiter.pools.values() if pool.name != name]
+        taken = MOST_RECORDS_PER_WORKER * sum(max(pool.target, pool.spec.most_workers) for pool in others)
+        return max(1, (self._board.size - taken) // MOST_RECORDS_PER_WORKER)
 
     def reload_configuration(self, call: Call | None) -> str:
         """Read the file again, apply the difference and reload every pool; what is wrong with it, or nothing.

@@ -21,7 +21,7 @@ _WORDS = RECORD_SIZE // 8
 
 # Words: whole numbers, and floats in seconds.
 _PID, _REQUESTS, _ERRORS, _HITS, _MISSES = range(5)
-_BEAT, _CPU_FROM = 8, 9
+_BEAT, _CPU_FROM, _BUSY_SECONDS = range(8, 11)
 # The unit: sequence number, how many there are at once, begin, user, queries, their seconds, database, name, and
 # the sequence number again; the texts after their lengths.
 _UNIT = struct.Struct("<qqdqqdH62sH254sq")
@@ -108,12 +108,19 @@ class Scoreboard:
             ),
         )
 
+    def busy_seconds(self, index: int, now: float) -> float:
+        """For how long the worker has been in units, the one that it is in included; for workers with one at a time."""
+        at = index * _WORDS
+        done = self._floats[at + _BUSY_SECONDS]
+        return done + max(0.0, now - self._floats[at + _STARTED]) if self._ints[at + _BUSY] > 0 else done
+
 
 class Record:
     """A worker's own record: written by that worker alone, which need not read what it wrote to add to it."""
 
     __slots__ = (
         "_busy",
+        "_busy_seconds",
         "_errors",
         "_floats",
         "_ints",
@@ -135,7 +142,7 @@ class Record:
         self._busy = 0
         self._errors = 0
         self._received = self._sent = 0
-        self._seconds = 0.0
+        self._seconds = self._busy_seconds = 0.0
         self.requests = 0  # units done by this worker so far
         self.started = self.ended = 0.0  # of the last unit that began, and of the last one that ended
 
@@ -174,7 +181,9 @@ class Record:
             ints[_ERRORS] = self._errors
         self._busy -= 1
         ints[_BUSY] = self._busy
-        self._floats[_BEAT] = self.ended = monotonic()
+        self._floats[_BEAT] = self.ended = ended = monotonic()
+        self._busy_seconds += ended - self.started
+        self._floats[_BUSY_SECONDS] = self._busy_seconds
 
     def served(self, seconds: float, received: int, sent: int) -> None:
         """The unit was a request that took so long, with so many bytes of body in and of response out."""

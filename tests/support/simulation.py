@@ -8,6 +8,7 @@ from dataclasses import replace
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
+from procman.core.scaling import Load
 from procman.core.spec import (
     CronWork,
     ExecWork,
@@ -69,6 +70,7 @@ class World:
         self.hanging_hooks = set()  # names of hooks that run until they are ended
         self.hooks = {}  # id -> RunHook, of those that run
         self.not_answering = set()  # names of pools whose commands are not ready yet, when they are asked
+        self.loads = {}  # pool -> what is measured of it: a function of whether its memory is asked for
         self.left = None
         self._queue = deque()
 
@@ -205,6 +207,9 @@ class World:
             case do.EndHook(number):
                 if number in self.hooks:
                     self.end_hook(number, "signal 9")
+            case do.Measure(name, _, memory):
+                load = self.loads[name](memory) if name in self.loads else Load(busy=0.0)
+                self._queue.append(ev.Measured(name, load))
             case do.Leave(status):
                 self.left = status
 

@@ -48,6 +48,12 @@ paths = st.lists(st.sampled_from(["a", "b c", "é", "..", "$${x}", ".", '"', "'"
 variables = st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,6}", fullmatch=True), texts | st.just(""), max_size=3)
 
 
+scalings = st.fixed_dictionaries(
+    {"min": st.integers(1, 5), "max": st.integers(5, 10_000)},
+    optional={"busy": st.floats(0.05, 1), "memory_budget": sizes.filter(lambda size: isinstance(size, str))},
+)
+
+
 def or_none(strategy):
     return st.just("none") | strategy
 
@@ -92,7 +98,7 @@ VALUES = {
         "url": st.nothing(),
         "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
         "command": st.lists(texts, min_size=1, max_size=4),
-        "workers": st.integers(1, 10_000) | st.just("auto"),
+        "workers": st.integers(1, 10_000) | st.just("auto") | scalings,
         "threads": st.just(1),
         "keepalive": durations | st.just(0),
         "header_timeout": durations,
@@ -182,16 +188,23 @@ def some_of(draw, title, kind=None, always=()):
 
 
 @st.composite
+def web(draw, name, number):
+    """What a pool that listens can't do without."""
+    pairs = {"app": draw(applications)}
+    addresses = [f"127.0.0.1:{8000 + number}", f"unix:{number}.sock", f"fd:{name}", f"[::1]:{9000 + number}"]
+    some = draw(st.lists(st.sampled_from(addresses), min_size=1, max_size=3, unique=True))
+    pairs["bind"] = some[0] if len(some) == 1 and draw(st.booleans()) else some
+    if pairs["bind"] in ([addresses[2]], addresses[2]):
+        pairs["bind"] = addresses[0]
+    return pairs
+
+
+@st.composite
 def pools(draw, name, kind, number):
     """One pool of the kind."""
     pairs = {"kind": kind.value}
     if kind in (Kind.HTTP, Kind.LONGPOLLING):
-        pairs["app"] = draw(applications)
-        addresses = [f"127.0.0.1:{8000 + number}", f"unix:{number}.sock", f"fd:{name}", f"[::1]:{9000 + number}"]
-        some = draw(st.lists(st.sampled_from(addresses), min_size=1, max_size=3, unique=True))
-        pairs["bind"] = some[0] if len(some) == 1 and draw(st.booleans()) else some
-        if pairs["bind"] in ([addresses[2]], addresses[2]):
-            pairs["bind"] = addresses[0]
+        pairs |= draw(web(name, number))
     elif kind is Kind.CRON:
         pairs["app"] = draw(one_or_more(modules))
     pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
@@ -204,6 +217,8 @@ def pools(draw, name, kind, number):
         pairs.pop("target", None)
         pairs.pop("reload", None)
         pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
+    if kind in (Kind.EXEC, Kind.LONGPOLLING) and isinstance(pairs.get("workers"), dict):
+        del pairs["workers"]
     if kind is Kind.EXEC and draw(st.booleans()):
         pairs["sockets"] = {"web": f"127.0.0.1:{7000 + number}", "a-b": f"unix:{number} b.sock"}
         pairs["command"] = [*pairs["command"], "${fd:web}", "--${slot}"]
