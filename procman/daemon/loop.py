@@ -46,6 +46,15 @@ class Loop:
         self._epoll.register(fd, select.EPOLLOUT)
         self._readers[fd] = callback
 
+    def when_writable(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back once, when ``fd`` can be written, or has failed."""
+
+        def once() -> None:
+            self.remove_reader(fd)
+            callback()
+
+        self.add_writer(fd, once)
+
     def remove_reader(self, fd: int) -> None:
         """Call back no more; to be called before the descriptor is closed."""
         if self._readers.pop(fd, None) is not None:

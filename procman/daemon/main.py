@@ -93,6 +93,7 @@ class Daemon:
         self._signals: deque[int] = deque()
         self._leave: int | None = None
         self._loop = Loop()
+        logs.keep_backlog(self._loop.when_writable)
         self._herald = Herald(self._loop)
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.most_workers for pool in spec.pools)
         self._board = place.make_scoreboard(records)
@@ -160,6 +161,7 @@ class Daemon:
                 getattr(self, name).close(SHUTDOWN_LINGER)
         self._zmq.term()
         self._herald.close()
+        logs.keep_backlog(None)
         self._loop.close()
 
     def emit(self, event: Event) -> None:

@@ -1,8 +1,8 @@
 """What commands and hooks write, as records of the log.
 
 A pipe is read by the loop, a piece at a time. Whoever writes more than can be logged beside all else is not read for a
-while, so that its pipe fills and it has to wait: reading what commands write takes at most a tenth of the loop's time,
-however many of them write without end.
+while, so that its pipe fills and it has to wait: reading what commands write takes at most a quarter of the loop's
+time, however many of them write without end.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.output")
 
-PIECE = 16 * 1024  # bytes that are read at once
+PIECE = 4 * 1024  # bytes that are read at once: of the shortest lines, two thousand
 MOST_LINE = 8 * 1024  # bytes; a longer line becomes several records
-REST = 9.0  # so many times as long as it took to log a piece, nobody who fills pieces is read
-LAST_PIECES = 16  # of what an ended process has left in its pipe
+REST = 3.0  # so many times as long as it took to log a piece, nobody who fills pieces is read
+LAST_PIECES = 64  # of what an ended process has left in its pipe
 
 
 class Outputs:

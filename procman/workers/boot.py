@@ -84,6 +84,7 @@ def redirect(spec: PoolSpec, *, slot: int | None = None, log_fd: int | None = No
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC, 0o640)
         os.dup2(fd, number)
         os.close(fd)
+    logs.follow_stderr()
 
 
 def limit_resource(name: str, most: int) -> None:
