@@ -7,6 +7,7 @@ pool, so that no pool can get into another's way.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
@@ -221,7 +222,7 @@ class Arbiter:
                 yield from dumped(pool, worker, now)
 
     def _expire(self, now: float) -> Iterator[Effect]:
-        for name in [name for name, deadline in self._deadlines.items() if deadline <= now]:
+        for name in [name for name in self.pools if self._deadlines.get(name, inf) <= now]:
             pool = self.pools[name]
             for worker in pool.roster.due(now):
                 if worker.ready_by is not None and worker.ready_by <= now:

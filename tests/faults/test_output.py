@@ -48,35 +48,45 @@ class Unread:
     """A daemon's standard error with room for nothing, until somebody reads."""
 
     def __init__(self, directory, kind):
-        path = directory / "stderr"
-        if kind == "pipe":
-            os.mkfifo(path)
-            reader = os.open(path, os.O_RDWR)
-            self._accept = lambda: reader
-        else:
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            listener.listen()
-            self._accept = lambda: listener.accept()[0].detach()
-        self.prefix = [sys.executable, "-c", FULL, str(path)]
-        self.path = path
+        self.path = directory / "stderr"
+        self.prefix = [sys.executable, "-c", FULL, str(self.path)]
         self.text = b""
+        self._reader = self._listener = None
+        if kind == "pipe":
+            os.mkfifo(self.path)
+            self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            os.set_blocking(self._reader, True)
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(self.path))
+            self._listener.listen()
 
     def read(self):
         """From now on somebody reads."""
         self.path.unlink()
+        if self._listener is not None:
+            self._reader = self._listener.accept()[0].detach()
 
         def reading():
-            reader = self._accept()
-            while data := os.read(reader, 65536):
+            while data := os.read(self._reader, 65536):
                 self.text += data
 
-        threading.Thread(target=reading, daemon=True).start()
+        self._thread = threading.Thread(target=reading)
+        self._thread.start()
+
+    def close(self):
+        """When the daemon is gone."""
+        self._thread.join()
+        os.close(self._reader)
+        if self._listener is not None:
+            self._listener.close()
 
 
 @pytest.fixture(params=["pipe", "socket"])
 def unread(request, short_path):
-    return Unread(short_path, request.param)
+    unread = Unread(short_path, request.param)
+    yield unread
+    unread.close()
 
 
 def test_nobody_reads_the_log_and_everything_goes_on(short_path, unread):
