@@ -61,6 +61,7 @@ from procman.core.spec import (
     MemoryMetric,
     PoolSpec,
     Reload,
+    SignalStore,
     Work,
 )
 
@@ -226,6 +227,12 @@ DATABASE = Table(
             of=DatabaseSpec,
         ),
         _key(
+            "signaling",
+            member_of(SignalStore),
+            "`sequences` shares the signals of an Odoo server on this database, and the races they have.",
+            of=DatabaseSpec,
+        ),
+        _key(
             "cache_size",
             OrNone(Size(optional=True)),
             "Of all that is `@procman.cached`, per process and database: estimated, what was used least recently goes.",
@@ -244,7 +251,6 @@ DATABASE = Table(
             "An older connection is closed after its unit.",
             of=DatabaseSpec,
         ),
-        *_unbuilt("Odoo's sequences instead of procman's own signals.", "signaling"),
     ),
 )
 

@@ -321,6 +321,13 @@ class Isolation(StrEnum):
     READ_COMMITTED = "read committed"
 
 
+class SignalStore(StrEnum):
+    """Where invalidations are written: procman's own store, or Odoo's."""
+
+    DIGEST = "digest"
+    SEQUENCES = "sequences"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSpec:
     """``url`` is a libpq URI also when the server is embedded; ``embedded`` says that it is."""
@@ -329,6 +336,7 @@ class DatabaseSpec:
     databases: tuple[str, ...] = ()
     embedded: bool = False
     isolation: Isolation = Isolation.REPEATABLE_READ
+    signaling: SignalStore = SignalStore.DIGEST
     cache_size: int | None = 256 * 1024 * 1024  # of all cached values of a process and database
     connections: int = 8  # of a process, to each database
     connection_idle_time: float | None = 600.0

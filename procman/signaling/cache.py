@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from procman.signaling.store import Signals, Tag
+    from procman.signaling.store import Fingerprints, Tag
 
 
 class _Missing:
@@ -151,7 +151,7 @@ class Generations:
                 self._current[group] = generation
             return generation
 
-    def revise(self, signals: Signals) -> None:
+    def revise(self, signals: Fingerprints) -> None:
         """Give up generations that are newer than the signals of a new connection: a backup was restored."""
         with self._lock:
             for group, generation in list(self._current.items()):

@@ -11,20 +11,28 @@ import psycopg2
 import psycopg2.errors
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
+from procman.core.spec import SignalStore
 from procman.db.connection import ConnectionPool, connect, execute
 from procman.db.migrate import migrate
 from procman.errors import DatabaseUnavailable
 from procman.signaling import store, triggers
 from procman.signaling.cache import Generations
+from procman.signaling.sequences import OdooStore
+from procman.signaling.store import DigestStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from procman.core.spec import DatabaseSpec
     from procman.db.connection import Connection
-    from procman.signaling.store import Signals, Tag
+    from procman.signaling.store import Fingerprints, Tag
 
 log = logging.getLogger("procman.signaling")
+
+
+def store_of(spec: DatabaseSpec | None) -> DigestStore | OdooStore:
+    """Where invalidations are written and read."""
+    return OdooStore() if spec is not None and spec.signaling is SignalStore.SEQUENCES else DigestStore()
 
 
 class SharedRegistry:
@@ -44,7 +52,8 @@ class Database:
     def __init__(self, name: str, url: str, spec: DatabaseSpec, *, application_name: str) -> None:
         self.name = name
         self.url = url
-        self.isolation = spec.isolation
+        self._isolation = spec.isolation
+        self._store = store_of(spec)
         self._cache_size = spec.cache_size
         self.generations = Generations()
         self.registry = SharedRegistry()
@@ -59,7 +68,7 @@ class Database:
         self._migrated = False
         self._migrating = threading.Lock()
 
-    def begin(self) -> tuple[Connection, Signals]:
+    def begin(self) -> tuple[Connection, Fingerprints]:
         """A connection in a new transaction, and the signals of its snapshot. Raises DatabaseUnavailable.
 
         Connections that died while they were idle are replaced: nothing had been done on them yet.
@@ -67,11 +76,12 @@ class Database:
         while True:
             connection = self._borrow()
             try:
-                signals = store.begin(connection, self.isolation)
+                signals = self._store.begin(connection, self._isolation)
             except psycopg2.errors.UndefinedTable:
                 # The database has been made anew under its old name.
                 execute(connection, "ROLLBACK")
                 self._migrated = False
+                self._store.forget()
                 self._pool.give_back(connection)
             except DatabaseUnavailable:
                 self._pool.give_back(connection)
@@ -86,14 +96,14 @@ class Database:
                     self._revise(signals)
                 return connection, signals
 
-    def _revise(self, signals: Signals) -> None:
+    def _revise(self, signals: Fingerprints) -> None:
         # A database that was restored from a backup has cut all its connections, and signals of the past.
         self.generations.revise(signals)
         loaded = self.registry.loaded
         if loaded is not None and signals.tag(store.REGISTRY).is_older(loaded[0]):
             self.registry.loaded = None
 
-    def end(self, connection: Connection, signals: Signals) -> None:
+    def end(self, connection: Connection, signals: Fingerprints) -> None:
         """Take back a connection after its transaction; fold the deltas if they have become many."""
         if signals.deltas > store.FOLD_ABOVE and _is_idle(connection):
             self.fold(connection)
@@ -113,9 +123,21 @@ class Database:
             self.generations.shrink(self._cache_size)
 
     def signal(self, groups: Iterable[str]) -> None:
-        """Signal in a transaction that consists of nothing else."""
+        """Signal, in a transaction that consists of nothing else."""
+        groups = list(groups)
         with self.lend() as connection:
-            execute(connection, store.insertion(groups))
+            if statement := self._store.within(connection, groups):
+                execute(connection, statement)
+            self._store.after(connection, groups)
+
+    def commit(self, connection: Connection, groups: Iterable[str]) -> None:
+        """Commit the connection's transaction, and signal with it."""
+        groups = list(groups)
+        # In one message: signals cost no round trip, and no instant lies between them and COMMIT.
+        statement = self._store.within(connection, groups) if groups else ""
+        execute(connection, f"{statement}; COMMIT" if statement else "COMMIT")
+        if groups:
+            self._store.after(connection, groups)
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:

@@ -13,7 +13,7 @@ from procman.core.spec import DatabaseSpec
 from procman.db.connection import database_name, execute, url_for
 from procman.errors import NoDatabase
 from procman.signaling import store, units
-from procman.signaling.database import Database
+from procman.signaling.database import Database, store_of
 from procman.signaling.units import Meter, Unit, current
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Runtime:
     def __init__(self, spec: DatabaseSpec | None, *, application_name: str, meter: Meter | None) -> None:
         self.spec = spec
         self.meter = meter
+        self.store = store_of(spec)
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
         self._databases: dict[str, Database] = {}
@@ -215,7 +216,7 @@ def signal(*groups: str, using: Any = None) -> None:
     """`invalidate` for any group, also those that procman keeps for itself."""
     outer = current()
     if using is not None and not (outer is not None and outer.uses(getattr(using, "connection", None))):
-        using.execute(store.insertion(groups))
+        _configured().store.through(using, groups)
     elif outer is not None:
         outer.invalidate(*groups)
     else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from procman.core.spec import Isolation
 from procman.db.connection import execute
@@ -61,6 +61,15 @@ class Tag(NamedTuple):
         return than is not None and self.epoch == than.epoch and self.signals < than.signals
 
 
+class Fingerprints(Protocol):
+    """All groups' fingerprints as one transaction sees them; ``deltas``: how many wait to be folded."""
+
+    deltas: int
+
+    def tag(self, group: str) -> Tag:
+        """The fingerprint of a group; one that was never signalled has one too."""
+
+
 class Signals:
     """All groups' fingerprints as one transaction sees them, and how many deltas there were."""
 
@@ -77,6 +86,28 @@ class Signals:
     def tag(self, group: str) -> Tag:
         """The fingerprint of a group; one that was never signalled has one too."""
         return Tag(self.epoch, *self._groups.get(group, (0, 0)))
+
+
+class DigestStore:
+    """procman's own signals: all of them within the transaction, and none after it."""
+
+    def begin(self, connection: Connection, isolation: Isolation) -> Signals:
+        """Begin a transaction and read the signals in its first snapshot, in one message."""
+        return begin(connection, isolation)
+
+    def within(self, connection: Connection, groups: Iterable[str]) -> str:
+        """The statement by which a transaction signals before it commits."""
+        return insertion(groups)
+
+    def after(self, connection: Connection, groups: Iterable[str]) -> None:
+        """Nothing is left to be done after the commit."""
+
+    def through(self, cursor: Any, groups: Iterable[str]) -> None:
+        """Signal in the transaction of a cursor of any driver."""
+        cursor.execute(insertion(groups))
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 def begin(connection: Connection, isolation: Isolation = Isolation.REPEATABLE_READ) -> Signals:

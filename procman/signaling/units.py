@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from procman.db.connection import Connection, Cursor
     from procman.signaling.database import Database
-    from procman.signaling.store import Signals, Tag
+    from procman.signaling.store import Fingerprints, Tag
 
 log = logging.getLogger("procman.signaling")
 
@@ -84,7 +84,7 @@ class Unit:
         self._database = database
         self._meter = meter
         self._connection: Connection | None = None
-        self._signals: Signals | None = None
+        self._signals: Fingerprints | None = None
         self._ended = False
         self._cursors: WeakSet[Cursor] = WeakSet()
         self._invalidated: set[str] = set()
@@ -262,7 +262,7 @@ class Unit:
 
     # -- the transaction -----------------------------------------------------------------------------------
 
-    def _open(self) -> tuple[Connection, Signals]:
+    def _open(self) -> tuple[Connection, Fingerprints]:
         if self._connection is None or self._signals is None:
             self._require_running()
             self._connection, self._signals = self.require_database().begin()
@@ -293,9 +293,7 @@ class Unit:
             raise psycopg2.errors.InFailedSqlTransaction("an earlier error has aborted the unit's transaction")
         if status == TRANSACTION_STATUS_IDLE:
             log.warning("The application ended the transaction of its unit itself")
-        # With the signals in one message: they cost no round trip, and no instant lies between them and COMMIT.
-        signals = f"{store.insertion(sorted(self._invalidated))}; " if self._invalidated else ""
-        execute(connection, f"{signals}COMMIT")
+        self.require_database().commit(connection, sorted(self._invalidated))
 
     def _leave(self) -> None:
         self._ended = True

@@ -85,6 +85,7 @@ VALUES = {
         "url": st.sampled_from(["embedded", "postgresql://u:p%40@h:1/d?sslmode=require", "dbname='the shop'"]),
         "databases": st.lists(texts, max_size=3, unique=True),
         "isolation": st.sampled_from([level.value for level in Isolation]),
+        "signaling": st.sampled_from(["digest", "sequences"]),
         "cache_size": or_none(sizes),
         "connections": st.integers(1, 1000),
         "connection_idle_time": or_none(durations),
