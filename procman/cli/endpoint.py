@@ -39,13 +39,29 @@ def find(endpoint: str | None, config: str | None, environ: Mapping[str, str]) -
     )
 
 
+def find_keys(keys: str | None, config: str | None, environ: Mapping[str, str]) -> str | None:
+    """The file of the client's keys, looked for in this order: ``--keys``, $PROCMAN_KEYS, ``client_keys`` in the file.
+
+    None when nothing says where they are. Raises ConfigurationError when the configuration file can't be read.
+    """
+    if keys or environ.get("PROCMAN_KEYS"):
+        return keys or environ["PROCMAN_KEYS"]
+    path = config or environ.get("PROCMAN_CONFIG") or next(filter(os.path.exists, FILES), None)
+    if path is None:
+        return None
+    auth = _daemon_table(path, environ).get("auth")
+    found = auth.get("client_keys") if isinstance(auth, dict) else None
+    return os.path.join(os.path.dirname(os.path.abspath(path)), found) if isinstance(found, str) else None
+
+
 def in_file(path: str, environ: Mapping[str, str]) -> str:
-    """The first control endpoint of this configuration file. Raises ConfigurationError."""
+    """The first control endpoint of this configuration file, over ipc if there is one. Raises ConfigurationError."""
     daemon = _daemon_table(path, environ)
     base = os.path.dirname(os.path.abspath(path))
     control = daemon.get("control")
     if isinstance(control, list):
-        control = control[0] if control else None
+        local = (one for one in control if isinstance(one, str) and one.startswith("ipc://"))
+        control = next(local, control[0] if control else None)
     if control is None:
         state_dir = daemon.get("state_dir", "var")
         if not isinstance(state_dir, str):
@@ -77,7 +93,7 @@ def _daemon_table(path: str, environ: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ConfigurationError(f"{path}: procman: expected a table")
     problems: list[Any] = []
-    wanted = {name: table[name] for name in ("control", "state_dir") if name in table}
+    wanted = {name: table[name] for name in ("auth", "control", "state_dir") if name in table}
     expanded = expand_document(wanted, environ, problems, ("procman",))
     if problems:
         raise ConfigurationError("\n".join(f"{path}: {'.'.join(map(str, p.path))}: {p.message}" for p in problems))

@@ -91,6 +91,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def workers(number: int) -> str:
+    """``1 worker``, ``2 workers``."""
+    return f"{number} worker{'' if number == 1 else 's'}"
+
+
 def arbiter_line(arbiter: Mapping[str, Any]) -> str:
     """``procmand 0.1.0 (pid 1) running, up 3m 20s, 31.0 MiB, 0.1 % cpu``"""
     return (

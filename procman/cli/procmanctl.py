@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from procman.cli import endpoint as endpoints
-from procman.cli import output
+from procman.cli import names, output
 from procman.control.client import Client, CommandFailed
 from procman.errors import ConfigurationError, ControlError, NotReachable
 from procman.version import __version__
@@ -36,6 +36,7 @@ class Settings:
 
     config: str | None = None
     endpoint: str | None = None
+    keys: str | None = None
     as_json: bool = False
     timeout: float | None = None
     wait: bool = True
@@ -43,12 +44,22 @@ class Settings:
     def client(self, timeout: float) -> Client:
         """A connection to the daemon that is meant; ``timeout`` is the default of the command."""
         endpoint = endpoints.find(self.endpoint, self.config, os.environ)
-        return Client(endpoint, timeout=timeout if self.timeout is None else self.timeout)
+        # Only tcp needs keys: on the daemon's own machine no file is read for them.
+        tcp = endpoint.startswith("tcp://")
+        keys = endpoints.find_keys(self.keys, self.config, os.environ) if tcp else None
+        return Client(endpoint, timeout=timeout if self.timeout is None else self.timeout, keys=keys)
 
     def ask(self, command: str, timeout: float, **properties: Any) -> dict[str, Any]:
         """One call, without the part of the answer that belongs to the protocol."""
         with self.client(timeout) as client:
             return _bare(client.call(command, **properties))
+
+    def ask_quickly(self, command: str, budget: float) -> dict[str, Any]:
+        """The same, for completion: within ``budget`` seconds whatever the timeout is."""
+        endpoint = endpoints.find(self.endpoint, self.config, os.environ)
+        keys = endpoints.find_keys(self.keys, self.config, os.environ) if endpoint.startswith("tcp://") else None
+        with Client(endpoint, timeout=budget, keys=keys) as client:
+            return _bare(client.call(command))
 
     def show(self, reply: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
         """The answer, as JSON or as ``text`` puts it for people."""
@@ -72,7 +83,10 @@ def _shared_options() -> list[click.Option]:
     options: dict[str, Any] = {"expose_value": False, "callback": _keep, "default": None}
     return [
         click.Option(["-c", "--config", "config"], metavar="FILE", help="The daemon's configuration file.", **options),
-        click.Option(["--endpoint"], metavar="EP", help="The daemon's control socket, ipc://PATH.", **options),
+        click.Option(
+            ["--endpoint"], metavar="EP", help="The daemon's control socket, ipc://PATH or tcp://HOST:PORT.", **options
+        ),
+        click.Option(["--keys"], metavar="FILE", help="Your keys, for tcp; or $PROCMAN_KEYS.", **options),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.", **options),
         click.Option(
             ["--timeout"],
@@ -144,7 +158,7 @@ def main(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.argument("pool", required=False)
+@click.argument("pool", required=False, type=names.POOLS)
 @click.pass_obj
 def status(settings: Settings, pool: str | None) -> None:
     """State of the daemon and its pools, and the last exits."""
@@ -152,7 +166,7 @@ def status(settings: Settings, pool: str | None) -> None:
 
 
 @main.command()
-@click.argument("target", metavar="[POOL|WORKER]", required=False)
+@click.argument("target", metavar="[POOL|WORKER]", required=False, type=names.TARGETS)
 @click.pass_obj
 def stats(settings: Settings, target: str | None) -> None:
     """Figures of every worker: what it does, memory, CPU, requests."""
@@ -218,7 +232,7 @@ def _follow(settings: Settings, last: int) -> None:
 
 
 @main.command()
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets", metavar="[TARGET]...", nargs=-1, type=names.TARGETS)
 @click.pass_obj
 def dumpstacks(settings: Settings, targets: tuple[str, ...]) -> None:
     """The Python stacks of every thread of a pool's workers, or of one worker.
@@ -258,7 +272,7 @@ def _begun(reply: Mapping[str, Any]) -> str:
 
 
 @main.command()
-@click.argument("pools", metavar="[POOL]...", nargs=-1)
+@click.argument("pools", metavar="[POOL]...", nargs=-1, type=names.POOLS)
 @click.pass_obj
 def reload(settings: Settings, pools: tuple[str, ...]) -> None:
     """Replace workers by a new generation with the code as it is on disk now, without losing a request.
@@ -271,7 +285,7 @@ def reload(settings: Settings, pools: tuple[str, ...]) -> None:
 
 def _pools_command(name: str, doc: str, done: str) -> None:
     @main.command(name, help=doc)
-    @click.argument("pools", metavar="POOL...", nargs=-1, required=True)
+    @click.argument("pools", metavar="POOL...", nargs=-1, required=True, type=names.POOLS)
     @click.pass_obj
     def command(settings: Settings, pools: tuple[str, ...]) -> None:
         _operate(settings, name, lambda _: "\n".join(f"{pool}: {done}" for pool in pools), name=pools)
@@ -298,24 +312,29 @@ class Workers(click.ParamType[dict[str, int]]):
 
 # Without ignore_unknown_options, -2 would be an option.
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.argument("pool")
+@click.argument("pool", type=names.POOLS)
 @click.argument("workers", metavar="N|+N|-N", type=Workers())
 @click.pass_obj
 def scale(settings: Settings, pool: str, workers: dict[str, int]) -> None:
     """Have N workers in a pool, or N more, or N fewer."""
 
     def text(reply: Mapping[str, Any]) -> str:
-        return f"{pool}: {reply['numprocesses']} workers" if "numprocesses" in reply else output.outcomes(reply)
+        return f"{pool}: {output.workers(reply['numprocesses'])}" if "numprocesses" in reply else output.outcomes(reply)
 
     _operate(settings, "scale", text, name=pool, **workers)
 
 
 @main.command()
 @click.argument("name", metavar="NAME")
-@click.argument("target", metavar="TARGET")
+@click.argument("target", metavar="TARGET", type=names.TARGETS)
 @click.pass_obj
 def signal(settings: Settings, name: str, target: str) -> None:
-    """Send the signal NAME (such as TERM or 15) to a worker, or to every worker of a pool."""
+    """Send the signal NAME (such as TERM or 15) to a worker, or to every worker of a pool.
+
+    What it does is the worker's own affair: procman sends it and waits for nothing. TERM and INT: finish the unit and
+    go; QUIT: stacks into the log; KILL, and whatever else ends a worker: it is replaced. To end a worker with its
+    stacks taken first, there is `kill`; to keep workers from coming back, `stop` or `scale`.
+    """
     from procman.control.protocol import did_you_mean, signal_number
 
     if signal_number(name) is None:
@@ -328,10 +347,17 @@ def signal(settings: Settings, name: str, target: str) -> None:
 
 
 @main.command()
-@click.argument("worker")
+@click.argument("worker", type=names.WORKERS)
 @click.pass_obj
 def kill(settings: Settings, worker: str) -> None:
-    """End a worker now, with its unit; it is replaced."""
+    """End a worker now, with its unit, after its stacks were taken; it is replaced.
+
+    It takes one worker, such as http.1, never a whole pool: to replace all workers of a pool without losing a
+    request use `reload`, to end them and begin anew `restart`.
+    """
+    if "." not in worker:
+        hint = f"kill takes a worker such as {worker}.1; for all workers of a pool there are reload and restart"
+        raise click.BadParameter(hint, param_hint="WORKER")
 
     def text(reply: Mapping[str, Any]) -> str:
         return f"killed {', '.join(reply.get('workers', ())) or 'nobody'}"
@@ -340,7 +366,7 @@ def kill(settings: Settings, worker: str) -> None:
 
 
 @main.command()
-@click.argument("operation")
+@click.argument("operation", type=names.OPERATIONS)
 @click.pass_obj
 def wait(settings: Settings, operation: str) -> None:
     """Wait for the end of an operation that was begun with --no-wait, and say how it ended.
@@ -371,6 +397,28 @@ def shutdown(settings: Settings) -> None:
         if settings.wait:
             client.await_end()
     settings.show(reply, (lambda _: "the daemon has ended") if settings.wait else _begun)
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--client", metavar="NAME", help="Make the keys of this client instead of the daemon's.")
+@click.option("--server", metavar="KEY", help="The daemon's public key, or its file of keys; a client's file has it.")
+@click.option(
+    "--role",
+    metavar="ROLE",
+    type=click.Choice(["full", "read-only"]),
+    help="What the client may do: full, or read-only (default).",
+)
+@click.pass_obj
+def keys(settings: Settings, file: str, client: str | None, server: str | None, role: str | None) -> None:
+    """Make CURVE keys for control over tcp: a FILE of mode 0600, and what to write into the configuration.
+
+    First, beside the daemon, its own: `procmanctl keys daemon.keys`. Then a file for each client, made where the
+    client is: `procmanctl keys alice.keys --client alice --server 'THE DAEMON'S PUBLIC KEY'`. Only public keys travel.
+    """
+    from procman.cli import keys as making
+
+    settings.show(*making.make(file, client=client, server=server, role=role))
 
 
 if __name__ == "__main__":

@@ -139,19 +139,18 @@ def is_ip_address(host: str, version: int) -> bool:
 
 
 class Endpoint(Type[str]):
-    """A ZeroMQ endpoint of the control socket: ``ipc://`` and an absolute path afterwards."""
+    """A ZeroMQ endpoint: ``ipc://`` and a path, absolute afterwards, or ``tcp://``, a numeric address and a port."""
 
-    expected = 'an endpoint such as "ipc://var/control.sock"'
+    def __init__(self, *, tcp: bool = True) -> None:
+        self._tcp = tcp
+        self.expected = 'an endpoint such as "ipc://var/control.sock"' + (' or "tcp://127.0.0.1:5555"' if tcp else "")
 
     def read(self, given: Given) -> str:
         value = given.value
         if not isinstance(value, str):
             raise given.unexpected(Code.ENDPOINT, self.expected)
         if value.startswith("tcp://"):
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE,
-                f"tcp needs CURVE keys ([procman.auth]), which this version does not support; expected {self.expected}",
-            )
+            return self._read_tcp(given, value)
         path = value.removeprefix("ipc://")
         if path == value or not path or "\0" in path:
             meant = f'; did you mean "ipc://{value}"?' if value.startswith(("/", "./", "var/")) else ""
@@ -160,6 +159,19 @@ class Endpoint(Type[str]):
             # unix(7): abstract sockets have no owner and no mode, so everybody on the machine could connect.
             raise given.wrong(Code.ENDPOINT, f"an abstract socket can't be protected; expected {self.expected}")
         return "ipc://" + socket_path(given, path)
+
+    def _read_tcp(self, given: Given, value: str) -> str:
+        if not self._tcp:
+            message = "over tcp, the role of a client's key says that it only reads ([procman.auth])"
+            raise given.wrong(Code.ENDPOINT, f"{message}; expected {self.expected}")
+        host, _, port = value.removeprefix("tcp://").rpartition(":")
+        version = 6 if host.startswith("[") and host.endswith("]") else 4
+        # zmq_tcp(7) binds to numeric addresses and names of interfaces. A name could mean any of several addresses.
+        if not is_ip_address(host.strip("[]") if version == 6 else host, version):
+            raise given.unexpected(Code.ENDPOINT, f"{self.expected}, with a numeric address")
+        if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+            raise given.unexpected(Code.RANGE, "a port from 0 to 65535")
+        return str(value)
 
     def write(self, value: str) -> str:
         return toml_string(value)

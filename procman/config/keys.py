@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from procman.config.addresses import DashboardAddress, DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
+from procman.config.clients import Clients, KeyFile
 from procman.config.commands import HookCommand, Output, Ready, Sockets
 from procman.config.problems import Code
 from procman.config.proxies import TrustedProxy
@@ -44,6 +45,7 @@ from procman.config.words import (
 )
 from procman.core.spec import (
     PROXY_HEADERS,
+    AuthSpec,
     Backoff,
     CronWork,
     DaemonSpec,
@@ -123,7 +125,7 @@ class Table:
 class Nested(Type[Any]):
     """A table in a table, which becomes an object of its own."""
 
-    def __init__(self, table: Table, make: type[Limits] | type[Backoff] | type[Hooks] | type[Reload]) -> None:
+    def __init__(self, table: Table, make: type[Any]) -> None:
         self.table = table
         self.make = make
         self.expected = "a table"
@@ -168,6 +170,26 @@ def _unbuilt(doc: str, *names: str, kinds: Any = KINDS) -> tuple[Key, ...]:
     return tuple(_key(name, Boolean(), doc, default=UNBUILT, kinds=kinds) for name in names)
 
 
+AUTH = Table(
+    title="procman.auth",
+    doc="Who may connect over tcp, proved by CURVE keys ([security](security.md)). Made with `procmanctl keys`.",
+    keys=(
+        _key(
+            "keys",
+            KeyFile(),
+            "The daemon's own key pair, mode 0600. Needed as soon as an endpoint is `tcp://`.",
+            default=Computed("none"),
+        ),
+        _key("clients", Clients(), "Who may connect, by name: the public key, and the role.", of=AuthSpec),
+        _key(
+            "client_keys",
+            FilePath("a file of keys"),
+            "The file that `procmanctl -c` uses where the endpoint is `tcp://`; the daemon does not read it.",
+            default=Computed("none"),
+        ),
+    ),
+)
+
 DAEMON = Table(
     title="procman",
     doc="The daemon itself. The whole table may be left out.",
@@ -175,14 +197,26 @@ DAEMON = Table(
         _key(
             "control",
             ListOf(Endpoint()),
-            "Where `procmanctl` and Circus clients connect; mode 0600. A list opens several.",
+            "Where `procmanctl` and Circus clients connect; mode 0600. A list opens several. `tcp://` needs `auth`.",
             default=Computed("`ipc://STATE_DIR/control.sock`"),
         ),
         _key(
+            "control_read_only",
+            ListOf(Endpoint(tcp=False), empty=True),
+            "Where only commands that change nothing are taken.",
+            default=Computed("with a dashboard `ipc://STATE_DIR/monitor.sock`, else none"),
+        ),
+        _key(
             "events",
-            Endpoint(),
+            ListOf(Endpoint()),
             "Where events are published.",
             default=Computed("`ipc://STATE_DIR/events.sock`"),
+        ),
+        _key(
+            "read_only_group",
+            Account("group"),
+            "Its members may connect to `control_read_only` and `events` (mode 0660), too.",
+            of=DaemonSpec,
         ),
         _key(
             "state_dir",
@@ -197,6 +231,9 @@ DAEMON = Table(
             of=DaemonSpec,
         ),
         _key(
+            "dashboard_user", Account("user"), "User to run the dashboard as; needs `read_only_group`.", of=DaemonSpec
+        ),
+        _key(
             "log_format", Word(("text", "json"), str), "One line per event, for people or for machines.", of=DaemonSpec
         ),
         _key(
@@ -205,7 +242,7 @@ DAEMON = Table(
             "How long units may run on after SIGTERM; also the default of every pool.",
             of=DaemonSpec,
         ),
-        *_unbuilt("CURVE keys for control over tcp.", "auth"),
+        _key("auth", Nested(AUTH, AuthSpec), "See below.", of=DaemonSpec),
     ),
 )
 
@@ -584,4 +621,4 @@ POOL = Table(
 )
 
 # Every table there is.
-TABLES = (DAEMON, DATABASE, POOL, LIMITS, BACKOFF, HOOKS, RELOAD)
+TABLES = (DAEMON, AUTH, DATABASE, POOL, LIMITS, BACKOFF, HOOKS, RELOAD)

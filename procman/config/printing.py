@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.addresses import EMBEDDED
-from procman.config.keys import DAEMON, DATABASE, POOL, UNBUILT, Nested
+from procman.config.keys import AUTH, DAEMON, DATABASE, POOL, UNBUILT, Nested
 from procman.config.rules import POSTGRES, is_dashboard
 from procman.config.values import OrNone
 from procman.core.spec import Kind
@@ -24,6 +24,8 @@ def render(spec: DaemonSpec) -> str:
     """
     lines = [f"# The effective configuration of {printable(spec.source)}", ""]
     lines += ["[procman]", *_lines(DAEMON, None, spec), ""]
+    if spec.auth is not None:
+        lines += [f"[{AUTH.title}]", *_lines(AUTH, None, spec.auth), ""]
     if spec.database is not None:
         lines += ["[database]", *_database(spec.database), ""]
     for pool in spec.pools:
@@ -66,7 +68,10 @@ def _value(pool: PoolSpec, key: Key) -> Any:
 
 def _lines(table: Table, kind: Kind | None, spec: Any) -> Iterator[str]:
     for key in _written(table, kind):
-        yield f"{key.name} = {key.type.write(getattr(spec, key.field))}"
+        value = getattr(spec, key.field)
+        # None where a limit may be "none" is written; where there is no word for it, the key is left out.
+        if not isinstance(key.type, Nested) and (value is not None or isinstance(key.type, OrNone)):
+            yield f"{key.name} = {key.type.write(value)}"
 
 
 def _written(table: Table, kind: Kind | None) -> Iterator[Key]:

@@ -63,6 +63,7 @@ class Code(Enum):
     URL = ("P035", "The URL can't be understood.")
     ENDPOINT = ("P036", "The endpoint of the control socket is not usable.")
     ENV_FILE = ("P037", "The file of environment variables can't be read or has a line that can't be understood.")
+    KEYS = ("P038", "Control over tcp without usable CURVE keys, or a key that can't be used.")
     UNKNOWN_POOL = ("P040", "The name of a pool is expected, and there is no pool of that name.")
     CYCLE = ("P041", "Pools wait for each other in a circle, so none could ever start.")
     TARGET = ("P042", "The job runner needs exactly one http pool, or one url, to run the jobs in.")

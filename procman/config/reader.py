@@ -179,7 +179,10 @@ class _Reader:
         for field, socket in (("control", "control.sock"), ("events", "events.sock")):
             if field not in draft.daemon_given:
                 endpoint = default_endpoint(socket, state_dir, self._environ)
-                draft.daemon[field] = (endpoint,) if field == "control" else endpoint
+                draft.daemon[field] = (endpoint,)
+        if "control_read_only" not in draft.daemon_given:
+            endpoint = default_endpoint("monitor.sock", state_dir, self._environ)
+            draft.daemon["control_read_only"] = (endpoint,) if draft.daemon.get("dashboard") else ()
 
     def _database(self, document: dict[str, Any], draft: Draft, override: str) -> None:
         if "database" in document:
@@ -288,7 +291,9 @@ class _Builder:
             limits=Limits(memory_soft=256 * 1024 * 1024, time_cpu=10.0, time_real=30.0),
             stop_timeout=self._draft.daemon["stop_timeout"],
             working_dir=os.path.dirname(self._source),
-            env=(("PROCMAN_ENDPOINT", self._draft.daemon["control"][0]),),
+            user=self._draft.daemon["dashboard_user"],
+            group=self._draft.daemon["read_only_group"] if self._draft.daemon["dashboard_user"] else None,
+            env=(("PROCMAN_ENDPOINT", self._draft.daemon["control_read_only"][0]),),
         )
 
     def _pool(self, pool: PoolDraft) -> PoolSpec:

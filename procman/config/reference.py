@@ -120,7 +120,7 @@ def _unbuilt() -> Iterator[str]:
             yield f"* `[{table.title}]`: {', '.join(f'`{name}`' for name in names)}"
     yield ""
     yield (
-        'So are these values: `tcp://` endpoints, `databases = "auto"`, '
+        'So are these values: `databases = "auto"`, '
         "`threads` above 1, more than one worker of kind `jobrunner`, "
         "an `https` URL."
     )

@@ -225,11 +225,11 @@ def _addresses(draft: Draft) -> Iterator[Problem]:
 
 
 def _all_addresses(draft: Draft) -> Iterator[tuple[Path, Address]]:
-    for index, endpoint in enumerate(draft.daemon.get("control", ())):
-        path = _item(("procman", "control"), draft.daemon_given, index)
-        yield path, UnixAddress(path=endpoint.removeprefix("ipc://"))
-    if "events" in draft.daemon:
-        yield ("procman", "events"), UnixAddress(path=draft.daemon["events"].removeprefix("ipc://"))
+    for path, endpoint in _endpoints(draft):
+        scheme, _, place = endpoint.partition("://")
+        host, _, port = place.rpartition(":")
+        tcp = scheme == "tcp"
+        yield path, TcpAddress(host=host.strip("[]"), port=int(port)) if tcp else UnixAddress(path=place)
     dashboard = draft.dashboard()
     if dashboard is not None:
         yield ("procman", "dashboard"), dashboard
@@ -238,6 +238,12 @@ def _all_addresses(draft: Draft) -> Iterator[tuple[Path, Address]]:
             yield _item(pool.path("bind"), pool.given, index), address
         for name, address in pool.fields.get("sockets", ()):
             yield pool.path("sockets", name), address
+
+
+def _endpoints(draft: Draft) -> Iterator[tuple[Path, str]]:
+    for key in ("control", "control_read_only", "events"):
+        for index, endpoint in enumerate(draft.daemon.get(key, ())):
+            yield _item(("procman", key), draft.daemon_given, index), endpoint
 
 
 def _same(one: Address, other: Address) -> bool:
@@ -332,6 +338,29 @@ def _workers(draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.WRONG_TYPE, pool.path("workers"), message)
 
 
+def _auth(draft: Draft) -> Iterator[Problem]:
+    tcp = [path for path, endpoint in _endpoints(draft) if endpoint.startswith("tcp://")]
+    auth = draft.daemon.get("auth")
+    if not tcp or (auth is None and "auth" in draft.daemon_given and "auth" not in draft.daemon):
+        return  # what is wrong with the keys has been said
+    for path in tcp:
+        if auth is None or auth.keys is None:
+            message = "tcp needs CURVE keys; expected [procman.auth] with keys and clients (see procmanctl keys --help)"
+            yield Problem(Code.KEYS, path, message)
+        elif not auth.clients:
+            yield Problem(Code.KEYS, path, "nobody could connect; expected clients in [procman.auth]")
+
+
+def _monitoring(draft: Draft) -> Iterator[Problem]:
+    daemon = draft.daemon
+    if daemon.get("dashboard") and "control_read_only" in daemon and not daemon["control_read_only"]:
+        message = "the dashboard asks there; expected an endpoint, or no dashboard"
+        yield Problem(Code.CONTRADICTION, ("procman", "control_read_only"), message)
+    if daemon.get("dashboard_user") and not daemon.get("read_only_group"):
+        message = "the dashboard could not reach the daemon; expected read_only_group as well"
+        yield Problem(Code.CONTRADICTION, ("procman", "dashboard_user"), message)
+
+
 _RULES = (
     _names,
     _dependencies,
@@ -344,5 +373,7 @@ _RULES = (
     _backoffs,
     _reloads,
     _workers,
+    _auth,
+    _monitoring,
     _commands,
 )

@@ -10,7 +10,7 @@ import json
 import os
 import time
 import uuid
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 
@@ -18,7 +18,11 @@ from procman.control import presence, protocol
 from procman.control.protocol import Errno
 from procman.errors import ControlError, NotReachable, Refused, TimedOut
 
+if TYPE_CHECKING:
+    from procman.control.handshake import Handshake
+
 LAST_BREATH = 100  # milliseconds
+RETRY = 100  # milliseconds
 
 
 class CommandFailed(ControlError):
@@ -33,22 +37,40 @@ class CommandFailed(ControlError):
 class Client:
     """A connection to the daemon at ``endpoint``; ``timeout`` in seconds is for each call.
 
-    Raises NotReachable when nobody listens there.
+    Over tcp it needs ``keys``: the path of a file of this client's keys, with the daemon's public key.
+    Raises NotReachable when nobody listens there, ConfigurationError when the keys can't be used.
     """
 
-    def __init__(self, endpoint: str, *, timeout: float = 5.0) -> None:
+    def __init__(self, endpoint: str, *, timeout: float = 5.0, keys: str | None = None) -> None:
         self.endpoint = endpoint
+        self.keys = keys
         self.timeout = timeout
+        self._ahead: float | None = 0.0  # by how much the daemon's clock is; None: not known yet
         self._pidfd = presence.pidfd(presence.probe(endpoint))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.IDENTITY, uuid.uuid4().hex.encode("ascii"))
-        self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._handshake: Handshake | None = None
+        if endpoint.startswith("tcp://"):
+            self._ahead = None
+            self._handshake = self._secure()
+        self._socket.connect(endpoint)
         if self._pidfd is not None:
             self._poller.register(self._pidfd, zmq.POLLIN)
+
+    def _secure(self) -> Handshake:
+        # Imported here, as what only tcp needs: most commands are given on the daemon's own machine.
+        from procman.control import handshake
+
+        try:
+            handshake.prove(self._socket, self.endpoint, self.keys)
+        except BaseException:
+            self.close()
+            raise
+        return handshake.Handshake(self._socket, self._poller, self.endpoint)
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +79,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        if self._handshake is not None:
+            self._handshake.close()
         self._socket.close()
         self._context.term()
         if self._pidfd is not None:
@@ -69,14 +93,43 @@ class Client:
         Raises NotReachable when the daemon goes away, TimedOut after `timeout` seconds (the daemon will not begin
         with the command after that), Refused when it will not do it, CommandFailed when it could not.
         """
-        identity = uuid.uuid4().hex
         deadline = time.monotonic() + self.timeout
+        if self._ahead is None:
+            self._ahead = self._compare_clocks(command, deadline)
         given = {name: value for name, value in properties.items() if value is not None}
-        self._socket.send(protocol.request(identity, command, given, time.time() + self.timeout))
+        last = time.time() + self._ahead + max(0.0, deadline - time.monotonic())
+        return _checked(self._exchange(command, given, last, deadline))
+
+    def _compare_clocks(self, command: str, deadline: float) -> float:
+        """By how much the daemon's clock is ahead of ours: a deadline is told by the clock of another machine."""
+        before = time.time()
+        reply = self._exchange("numwatchers", {}, None, deadline, on_behalf_of=command)
+        return float(_checked(reply)["time"]) - (before + time.time()) / 2
+
+    def _exchange(
+        self, command: str, given: dict[str, Any], last: float | None, deadline: float, on_behalf_of: str = ""
+    ) -> dict[str, Any]:
+        identity = uuid.uuid4().hex
+        request = protocol.request(identity, command, given, last)
+        command = on_behalf_of or command
+        self._send(request, command, deadline)
         while True:
             reply = self._receive(command, deadline)
             if reply.get("id") == identity:  # else it answers a call that was given up
-                return _checked(reply)
+                return reply
+
+    def _send(self, request: bytes, command: str, deadline: float) -> None:
+        while True:
+            try:
+                self._socket.send(request, zmq.NOBLOCK)
+            except zmq.Again:  # there is nobody to send it to: the daemon has ended the connection
+                if self._handshake is not None:
+                    self._handshake.look()
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"{command}: no connection within {self.timeout:g} s") from None
+                self._socket.poll(RETRY, zmq.POLLOUT)
+            else:
+                return
 
     def await_end(self) -> None:
         """Return when the daemon's process has ended. Raises TimedOut after `timeout` seconds."""
@@ -101,6 +154,9 @@ class Client:
 
     def _receive(self, command: str, deadline: float) -> dict[str, Any]:
         ready = dict(self._poller.poll(_milliseconds(deadline)))
+        while ready and self._handshake is not None and self._socket not in ready:
+            self._handshake.look()
+            ready = dict(self._poller.poll(_milliseconds(deadline)))
         if not ready:
             raise TimedOut(f"{command}: no answer within {self.timeout:g} s")
         # Its process may be gone and the answer that it sent with its last breath still in our I/O thread.

@@ -20,9 +20,7 @@ BACKLOG = 128
 
 
 def path_of(endpoint: str) -> str:
-    """The path of an ``ipc://`` endpoint. Raises AddressError for every other one, tcp before all."""
-    if endpoint.startswith("tcp://"):
-        raise AddressError(f"{endpoint}: a tcp endpoint needs CURVE keys, and there are none; use ipc://PATH")
+    """The path of an ``ipc://`` endpoint. Raises AddressError for every other one."""
     if not endpoint.startswith("ipc://"):
         raise AddressError(f"{endpoint}: expected an endpoint such as ipc:///run/procman/control.sock")
     path = endpoint.removeprefix("ipc://")
@@ -53,33 +51,43 @@ class Listener:
             pass
 
 
-def listen(endpoint: str) -> Listener:
+def listen(endpoint: str, group: int | None = None) -> Listener:
     """Listen at an ``ipc://`` endpoint: the socket is 0600; its directory is made 0700 if there is none.
+
+    With a ``group`` (its number) they are 0660 and 0750, and the group's.
 
     The file of a daemon that has died is replaced. Raises AddressError when somebody listens there, when something
     else is in the way, or when anybody at all may put files into the directory.
     """
     path = path_of(endpoint)
     try:
-        _directory(os.path.dirname(path) or ".", endpoint)
+        _directory(os.path.dirname(path) or ".", endpoint, group)
         _clear(path, endpoint)
-        return _bind(path)
+        return _bind(path, group)
     except OSError as error:
         raise AddressError(f"{endpoint}: {error.strerror}") from error
 
 
-def _bind(path: str) -> Listener:
+def _bind(path: str, group: int | None) -> Listener:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         # Linux takes the mode of the file that bind makes from the socket's inode (net/unix/af_unix.c, unix_bind):
         # it is never wider than this, not for an instant, and the umask of the process need not be touched.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
+        if group is not None:
+            # In this order: until it belongs to the group, nobody but us may connect.
+            os.chown(path, -1, group, follow_symlinks=False)
+            os.chmod(path, 0o660)
         made = os.lstat(path)
         sock.listen(BACKLOG)
         return Listener(path=path, fd=sock.detach(), device=made.st_dev, inode=made.st_ino)
 
 
-def _directory(directory: str, endpoint: str) -> None:
+def _directory(directory: str, endpoint: str, group: int | None) -> None:
+    if group is not None and not os.path.isdir(directory):
+        os.makedirs(directory, mode=0o700)
+        os.chown(directory, -1, group)
+        os.chmod(directory, 0o750)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     found = os.stat(directory)
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from procman.control import ipc
+from procman.control.door import open_doors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+
+    from procman.control.curve import Authority
+    from procman.control.door import Door
 
 log = logging.getLogger("procman.control")
 
@@ -34,28 +37,41 @@ MOST_KEPT_BYTES = 8192  # of one event; of a longer one (stacks, tracebacks) onl
 
 
 class Publisher:
-    """A PUB socket at an ``ipc://`` endpoint, made like the control socket. Raises AddressError."""
+    """PUB sockets at these endpoints, made like the control sockets. Raises AddressError."""
 
     def __init__(
         self,
-        endpoint: str,
+        endpoints: Sequence[str],
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         *,
+        group: int | None = None,
+        authority: Authority | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self.sequence = 0
-        self.figures_wanted = False
+        self._wanting: set[int] = set()  # the doors at which somebody subscribes to the figures
         self._recent: deque[bytes] = deque(maxlen=KEPT)
-        self._listener = ipc.listen(endpoint)
         self._context = context or zmq.Context(1)
         self._own_context = context is None
-        self._socket = self._context.socket(zmq.XPUB)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.SNDHWM, MOST_QUEUED)
-        self._socket.set(zmq.MAXMSGSIZE, 4096)  # subscribers send nothing but topics
-        self._socket.set(zmq.USE_FD, self._listener.fd)
-        self._socket.bind(f"ipc://{self._listener.path}")
+        self._doors: list[Door] = []
+        try:
+            self._doors = open_doors(endpoints, self._make_socket, group=group, authority=authority)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_socket(self) -> zmq.Socket[bytes]:
+        made = self._context.socket(zmq.XPUB)
+        made.set(zmq.LINGER, 0)
+        made.set(zmq.SNDHWM, MOST_QUEUED)
+        made.set(zmq.MAXMSGSIZE, 4096)  # subscribers send nothing but topics
+        return made
+
+    @property
+    def figures_wanted(self) -> bool:
+        """Somebody subscribes to the figures of the processes."""
+        return bool(self._wanting)
 
     def publish(
         self,
@@ -86,42 +102,45 @@ class Publisher:
         except ValueError:  # it contains itself
             data = _dump({**fields, "cut": True})
         self._keep(topic, data, fields)
-        try:
-            self._socket.send_multipart([topic.encode("utf-8", "replace"), data], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            log.debug("Event %s could not be published: %s", topic, error)
+        self._send(topic, data)
 
-    def fileno(self) -> int:
-        """Readable when `pending` is to be asked; edge-triggered as that of `ControlServer`."""
-        return int(self._socket.get(zmq.FD))
+    def _send(self, topic: str, data: bytes) -> None:
+        for door in self._doors:
+            try:
+                door.socket.send_multipart([topic.encode("utf-8", "replace"), data], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                log.debug("%s could not be published: %s", topic, error)
+
+    def filenos(self) -> list[int]:
+        """Readable when `pending` is to be asked; edge-triggered as those of `ControlServer`."""
+        return [door.fileno() for door in self._doors]
 
     def pending(self) -> bool:
         """Somebody has subscribed, or does not any more. To be asked before every sleep."""
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return any(door.pending() for door in self._doors)
 
     def attend(self) -> None:
         """Find out whether ``figures_wanted``. Never blocks."""
-        for _ in range(MOST_SUBSCRIPTIONS):
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            # Byte 1 for the first who subscribes to a topic, 0 when the last one has gone; anything else is nonsense.
-            if message[1:] == FIGURES.encode():
-                self.figures_wanted = message[0] == 1
+        for number, door in enumerate(self._doors):
+            for message in _received(door):
+                # Byte 1 for the first who subscribes to a topic, 0 when the last one has gone; all else is nonsense.
+                if message[1:] == FIGURES.encode():
+                    (self._wanting.add if message[0] == 1 else self._wanting.discard)(number)
 
     def publish_figures(self, pool: str, pid: int | None, figures: dict[str, Any]) -> None:
         """Figures of a process, or, without a pid, of its pool, for those who subscribe to them; no event."""
         topic = f"{FIGURES}{pool}" if pid is None else f"{FIGURES}{pool}.{pid}"
-        try:
-            self._socket.send_multipart([topic.encode(), _dump(figures)], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            log.debug("%s could not be published: %s", topic, error)
+        self._send(topic, _dump(figures))
 
     @property
     def endpoint(self) -> str:
+        """The first of those where to subscribe."""
+        return self.endpoints[0]
+
+    @property
+    def endpoints(self) -> list[str]:
         """Where to subscribe."""
-        return f"ipc://{self._listener.path}"
+        return [endpoint for door in self._doors for endpoint in door.endpoints]
 
     def recent(self, since: int = 0) -> list[dict[str, Any]]:
         """The last events, at most KEPT, oldest first, each with its ``topic``; only those after number ``since``."""
@@ -134,12 +153,26 @@ class Publisher:
         kept = data if len(data) <= MOST_KEPT_BYTES else _dump({**fields, "cut": True})
         self._recent.append(b'{"topic":' + _dump(topic) + b"," + kept[1:])
 
+    def send_everybody_away(self) -> None:
+        """End every connection over tcp, so that each client has to prove anew that it may connect."""
+        for door in self._doors:
+            door.send_everybody_away()
+
     def close(self, linger: float = 0.0) -> None:
-        """Remove the socket file. Events on their way get ``linger`` seconds to leave."""
-        self._listener.unlink()
-        self._socket.close(linger=round(linger * 1000))
+        """Remove the socket files. Events on their way get ``linger`` seconds to leave."""
+        for door in self._doors:
+            door.close(linger)
+        self._doors.clear()
         if self._own_context:
             self._context.term()
+
+
+def _received(door: Door) -> Iterator[bytes]:
+    for _ in range(MOST_SUBSCRIPTIONS):
+        try:
+            yield door.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
 
 
 def _dump(value: Any) -> bytes:

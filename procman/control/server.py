@@ -1,4 +1,6 @@
-"""The daemon's side of the control socket: it turns bytes into calls and answers into bytes, and decides nothing.
+"""The daemon's side of the control sockets: it turns bytes into calls and answers into bytes.
+
+All it decides is who may ask for what: a client that only reads gets no command that does something.
 
 ZeroMQ's descriptor is edge-triggered: it becomes readable when something *may* have changed, once, and a send or a
 receive can consume the edge (zmq_getsockopt(3), ZMQ_FD and ZMQ_EVENTS). So the loop asks `pending` before it sleeps,
@@ -9,15 +11,22 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from procman.control import ipc, protocol
+from procman.control import protocol
+from procman.control.commands import READING
+from procman.control.door import LOCAL, open_doors
 from procman.control.protocol import BadMessage, Errno, Request
+from procman.core.spec import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from procman.control.curve import Authority
+    from procman.control.door import Door
 
 log = logging.getLogger("procman.control")
 
@@ -26,14 +35,26 @@ MOST_FRAMES = 8  # a request that comes through a few proxies has an identity fo
 MOST_QUEUED = 1000  # replies to a peer that does not read them; more are dropped
 
 
-class Call:
-    """A valid request and the way back to who sent it. The first answer counts, later ones are ignored."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where an answer goes: through which door, and behind which frames."""
 
-    def __init__(self, server: ControlServer, envelope: list[bytes], request: Request) -> None:
+    door: Door
+    envelope: list[bytes]
+
+
+class Call:
+    """A valid request and the way back to who sent it. The first answer counts, later ones are ignored.
+
+    ``by`` is the name of the client's key; ``local`` for whoever may open the socket.
+    """
+
+    def __init__(self, server: ControlServer, way: Way, request: Request, by: str = LOCAL) -> None:
         self.request = request
         self.answered = False
+        self.by = by
         self._server = server
-        self._envelope = envelope
+        self._way = way
 
     @property
     def command(self) -> str:
@@ -67,93 +88,102 @@ class Call:
         self.answered = True
         if self.request.cast:
             return True
-        return self._server.send(self._envelope, self.request.id, message)
+        return self._server.send(self._way, self.request.id, message)
 
 
 class ControlServer:
-    """A ROUTER on one or more ``ipc://`` endpoints. Raises AddressError (see `ipc.listen`)."""
+    """ROUTERs on ``endpoints``, and on ``read_only`` ones, where ``group`` may connect too. Raises AddressError.
+
+    ``authority`` knows the keys of the clients over ``tcp://``, and may be left out when there is no such endpoint.
+    """
 
     def __init__(
         self,
         endpoints: Sequence[str],
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         *,
+        read_only: Sequence[str] = (),
+        group: int | None = None,
+        authority: Authority | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._context = context or zmq.Context(1)
         self._own_context = context is None
-        self._listeners: list[ipc.Listener] = []
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._configure()
+        self._doors: list[Door] = []
         try:
-            for endpoint in endpoints:
-                self._bind(endpoint)
+            self._doors += open_doors(endpoints, self._make_socket, authority=authority)
+            self._doors += open_doors(read_only, self._make_socket, role=Role.READ_ONLY, group=group)
         except BaseException:
             self.close()
             raise
 
-    def _configure(self) -> None:
-        self._socket.set(zmq.LINGER, 0)
+    def _make_socket(self) -> zmq.Socket[bytes]:
+        made = self._context.socket(zmq.ROUTER)
+        made.set(zmq.LINGER, 0)
         # A frame that is far too large ends its connection; one that is too large is answered (protocol.MOST_BYTES).
-        self._socket.set(zmq.MAXMSGSIZE, 16 * protocol.MOST_BYTES)
-        self._socket.set(zmq.SNDHWM, MOST_QUEUED)
+        made.set(zmq.MAXMSGSIZE, 16 * protocol.MOST_BYTES)
+        made.set(zmq.SNDHWM, MOST_QUEUED)
         # A client that comes back with the identity of its lost connection gets its answers (CircusClient sets one).
-        self._socket.set(zmq.ROUTER_HANDOVER, 1)
+        made.set(zmq.ROUTER_HANDOVER, 1)
         # Sending to a peer that is gone is an error that we see instead of a message that vanishes.
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        made.set(zmq.ROUTER_MANDATORY, 1)
+        return made
 
-    def _bind(self, endpoint: str) -> None:
-        listener = ipc.listen(endpoint)
-        self._listeners.append(listener)
-        # ZMQ_USE_FD is for the next bind: libzmq accepts on our socket and closes it, but leaves the file alone.
-        self._socket.set(zmq.USE_FD, listener.fd)
-        self._socket.bind(f"ipc://{listener.path}")
+    @property
+    def endpoints(self) -> list[str]:
+        """Where it listens, with the port that was found where any would do."""
+        return [endpoint for door in self._doors for endpoint in door.endpoints]
 
-    def fileno(self) -> int:
+    def filenos(self) -> list[int]:
         """Readable when `pending` is to be asked. Edge-triggered: see the top of the module."""
-        return int(self._socket.get(zmq.FD))
+        return [door.fileno() for door in self._doors]
 
     def pending(self) -> bool:
         """There is something to receive. To be asked before every sleep."""
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return any(door.pending() for door in self._doors)
 
     def receive(self, most: int = MOST_CALLS) -> list[Call]:
-        """The calls that have come, at most ``most``; then `pending` says whether there are more. Never blocks.
+        """The calls that have come, at most ``most`` from each door; then `pending` says whether there are more.
 
-        What is no valid request, or comes after its deadline, is answered here and does not show up.
+        Never blocks. What is no valid request, or may not be asked, or comes after its deadline, is answered here
+        and does not show up.
         """
-        calls = []
+        return [call for door in self._doors for call in self._receive(door, most)]
+
+    def _receive(self, door: Door, most: int) -> Iterator[Call]:
         for _ in range(most):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = door.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                break
-            call = self._call(frames)
+                return
+            by, role = door.who(frames[-1])
+            call = self._call(door, [frame.bytes for frame in frames], by, role)
             if call is not None:
-                calls.append(call)
-        return calls
+                yield call
 
     def late(self, request: Request) -> bool:
         """The deadline of the request has passed."""
         return request.late(self._clock())
 
-    def _call(self, frames: list[bytes]) -> Call | None:
+    def _call(self, door: Door, frames: list[bytes], by: str, role: Role | None) -> Call | None:
         envelope, payload = _unwrap(frames)
+        way = Way(door, envelope)
         try:
             if payload is None:
                 raise BadMessage(f"expected one frame, got {len(frames) - 1}")
             request = protocol.parse(payload)
+            _permit(request, by, role)
             if self.late(request):
                 log.info("Command %s came after its deadline and is dropped", request.command)
                 raise BadMessage("the command came after its deadline and was not carried out", Errno.LATE, request.id)
         except BadMessage as bad:
             reason, errno, identity = str(bad), bad.errno, bad.id
-            self.send(envelope, identity, lambda now: protocol.error(identity, now, reason, errno))
+            self.send(way, identity, lambda now: protocol.error(identity, now, reason, errno))
             return None
-        return Call(self, envelope, request)
+        return Call(self, way, request, by)
 
-    def send(self, envelope: list[bytes], identity: str | int | None, message: Callable[[float], bytes]) -> bool:
+    def send(self, way: Way, identity: str | int | None, message: Callable[[float], bytes]) -> bool:
         """Send what ``message`` makes of the time. False when the peer is gone or does not read its answers."""
         try:
             data = message(self._clock())
@@ -163,20 +193,33 @@ class ControlServer:
             log.exception("The answer to a command can't be sent")
             data = protocol.error(identity, self._clock(), "server error", Errno.BAD_MSG_DATA)
         try:
-            self._socket.send_multipart([*envelope, data], zmq.NOBLOCK)
+            way.door.socket.send_multipart([*way.envelope, data], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # EHOSTUNREACH: it is gone. EAGAIN: it does not read.
             log.debug("An answer could not be delivered: %s", error)
             return False
         return True
 
+    def send_everybody_away(self) -> None:
+        """End every connection over tcp, so that each client has to prove anew that it may connect."""
+        for door in self._doors:
+            door.send_everybody_away()
+
     def close(self, linger: float = 0.0) -> None:
         """Stop listening and remove the socket files. Answers on their way get ``linger`` seconds to leave."""
-        for listener in self._listeners:
-            listener.unlink()
-        self._listeners.clear()
-        self._socket.close(linger=round(linger * 1000))
+        for door in self._doors:
+            door.close(linger)
+        self._doors.clear()
         if self._own_context:
             self._context.term()
+
+
+def _permit(request: Request, by: str, role: Role | None) -> None:
+    """Raises BadMessage when the client may not ask for this."""
+    if role is None:
+        raise BadMessage("your key is not accepted any more", Errno.REFUSED, request.id)
+    if role is Role.READ_ONLY and request.command not in READING:
+        whose = "this endpoint is" if by == LOCAL else f"the key of {by} is"
+        raise BadMessage(f"{request.command}: {whose} for reading only", Errno.REFUSED, request.id)
 
 
 def _unwrap(frames: list[bytes]) -> tuple[list[bytes], bytes | None]:

@@ -15,32 +15,51 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from procman.control.client import Client
+    from procman.control.handshake import Handshake
 
 LAST_BREATH = 200  # milliseconds for the events that an ended daemon has still sent
 SETTLING = 0.3  # seconds after which a subscription has surely reached the daemon
 
 
 class Subscription:
-    """A subscription to every event at ``endpoint``. Raises NotReachable when nobody listens there."""
+    """A subscription to every event at ``endpoint``. Raises NotReachable when nobody listens there.
 
-    def __init__(self, endpoint: str) -> None:
+    Over tcp it needs ``keys``, as `Client` does.
+    """
+
+    def __init__(self, endpoint: str, keys: str | None = None) -> None:
         self._pidfd = presence.pidfd(presence.probe(endpoint))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.SUB)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.subscribe("pool.")
-        self._socket.subscribe("arbiter.")
-        self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._handshake: Handshake | None = None
+        self._socket.subscribe("pool.")
+        self._socket.subscribe("arbiter.")
+        if endpoint.startswith("tcp://"):
+            self._handshake = self._secure(endpoint, keys)
+        self._socket.connect(endpoint)
         if self._pidfd is not None:
             self._poller.register(self._pidfd, zmq.POLLIN)
         self.ended = False
+
+    def _secure(self, endpoint: str, keys: str | None) -> Handshake:
+        from procman.control import handshake
+
+        try:
+            handshake.prove(self._socket, endpoint, keys)
+        except BaseException:
+            self.__exit__()
+            raise
+        return handshake.Handshake(self._socket, self._poller, endpoint)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._handshake is not None:
+            self._handshake.close()
         self._socket.close()
         self._context.term()
         if self._pidfd is not None:
@@ -50,7 +69,7 @@ class Subscription:
         """The next event, with its ``topic``; None after ``timeout`` seconds, or when the daemon has ``ended``."""
         ready = dict(self._poller.poll(None if timeout is None else round(timeout * 1000)))
         if self._socket not in ready:
-            if not ready:
+            if not ready or self._still_there():
                 return None
             if not self._socket.poll(LAST_BREATH):
                 self.ended = True
@@ -62,6 +81,16 @@ class Subscription:
         except (ValueError, TypeError) as error:
             raise ControlError(f"an event is not what it should be: {error}") from None
 
+    def _still_there(self) -> bool:
+        """Over tcp: the connection has been lost, or refused, and the daemon lives all the same."""
+        if self._handshake is None:
+            return False
+        try:
+            self._handshake.look()
+        except NotReachable:
+            return False
+        return True
+
 
 def follow(client: Client, last: int) -> Iterator[dict[str, Any]]:
     """The ``last`` events that have been, then each as it comes, until the daemon has ended.
@@ -69,7 +98,7 @@ def follow(client: Client, last: int) -> Iterator[dict[str, Any]]:
     Events that did not come are asked for; those that the daemon does not have any more are stood for by
     ``{"missed": how many, "from": number of the first, "to": of the last}``.
     """
-    with Subscription(client.call("events", since=2**31 - 1)["endpoint"]) as subscription:
+    with Subscription(where(client), client.keys) as subscription:
         before = client.call("events")
         yield from before["events"][len(before["events"]) - last :] if last else ()
         seen = _Seen(before["seq"])
@@ -85,6 +114,19 @@ def follow(client: Client, last: int) -> Iterator[dict[str, Any]]:
                 if event["seq"] > seen.number:
                     seen.note(event)
                     yield event
+
+
+def where(client: Client) -> str:
+    """Where this client subscribes: over tcp when it has come over tcp. Raises NotReachable when it can't."""
+    reply = client.call("events", since=2**31 - 1)
+    if not client.endpoint.startswith("tcp://"):
+        return str(reply["endpoint"])
+    for endpoint in reply["endpoints"]:
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if endpoint.startswith("tcp://"):
+            # Where the daemon listens on all addresses, the one that we know it by will do.
+            return f"{client.endpoint.rpartition(':')[0]}:{port}" if host in ("0.0.0.0", "[::]") else str(endpoint)
+    raise NotReachable("the daemon publishes no events over tcp; expected a tcp endpoint in [procman] events")
 
 
 class _Seen:

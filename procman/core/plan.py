@@ -281,7 +281,9 @@ def _note_serving(pool: Pool) -> Iterator[Effect]:
     if pool.serving and pool.roll is None:
         if not pool.served:
             pool.served = True
-            yield pool.report("serving", f"Pool {pool.name} serves with {pool.target} workers")
+            yield pool.report(
+                "serving", f"Pool {pool.name} serves with {pool.target} worker{'' if pool.target == 1 else 's'}"
+            )
         for operation in pool.waiting_for_start:
             yield Concluded(operation, pool.name, Outcome.DONE)
         pool.waiting_for_start.clear()

@@ -343,6 +343,31 @@ class DatabaseSpec:
     connection_lifetime: float | None = 3600.0
 
 
+class Role(StrEnum):
+    """What a client that has proved who it is may do."""
+
+    FULL = "full"
+    READ_ONLY = "read-only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSpec:
+    """Somebody who may connect over tcp: ``key`` is the public key (40 characters of Z85)."""
+
+    name: str
+    key: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSpec:
+    """CURVE (CurveZMQ, ZeroMQ RFC 26). The paths of files of keys: secrets are no part of the specification."""
+
+    keys: str | None = None
+    clients: tuple[ClientSpec, ...] = ()
+    client_keys: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSpec:
     """The whole configuration. ``source`` is the file it came from, for messages and for reading it again."""
@@ -350,9 +375,13 @@ class DaemonSpec:
     source: str
     pools: tuple[PoolSpec, ...]
     control: tuple[str, ...]
-    events: str
+    events: tuple[str, ...]
     state_dir: str
+    control_read_only: tuple[str, ...] = ()
+    read_only_group: str | None = None
+    auth: AuthSpec | None = None
     dashboard: str = ""
+    dashboard_user: str | None = None
     log_format: str = "text"
     stop_timeout: float = 30.0
     database: DatabaseSpec | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from procman.core.spec import DaemonSpec, PoolSpec
     from procman.observe.processes import Identity, Usage
 
+HIDDEN = "(hidden)"
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 GONE = "No such process (stopped?)"
 
 _STATUSES = {
@@ -100,7 +103,8 @@ def options(spec: PoolSpec, target: int) -> dict[str, Any]:
         "warmup_delay": 0,
         **own,
         "stop_signal": int(signal.Signals[f"SIG{spec.stop_signal}"]),
-        "env": dict(spec.env),
+        # Passwords are in there, and whoever may look need not know them; the names help all the same.
+        "env": dict.fromkeys(dict(spec.env), HIDDEN),
     }
 
 
@@ -110,15 +114,15 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             # What the work of a kind needs is written directly in the table of its pool.
             yield from _flat(value, "" if name == "work" else f"{prefix}{name}.")
         elif name != "is":
-            yield prefix + name, value
+            yield prefix + name, _PASSWORD.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value
 
 
 def global_options(spec: DaemonSpec) -> dict[str, Any]:
     """The options of the daemon: Circus's names, then procman's own."""
     return {
         "endpoint": spec.control[0],
-        "pubsub_endpoint": spec.events,
-        "stats_endpoint": spec.events,
+        "pubsub_endpoint": spec.events[0],
+        "stats_endpoint": spec.events[0],
         "check_delay": None,  # nothing is polled
         "multicast_endpoint": None,
         "control": list(spec.control),

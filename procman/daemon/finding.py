@@ -5,10 +5,15 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from procman.control.protocol import did_you_mean
+
 if TYPE_CHECKING:
     from procman.control.server import Call
     from procman.core.arbiter import Arbiter
     from procman.core.snapshot import PoolSnapshot, WorkerSnapshot
+
+
+MOST_SHOWN = 10  # of the names that there are
 
 
 def pool_names(call: Call, arbiter: Arbiter) -> tuple[str, ...] | None:
@@ -73,4 +78,13 @@ def workers(call: Call, arbiter: Arbiter) -> list[WorkerSnapshot] | None:
 
 
 def _nothing(name: str, arbiter: Arbiter, what: str = "pool") -> str:
-    return f"no {what} is called {name!r}; there are {', '.join(arbiter.pools)}"
+    known = list(arbiter.pools)
+    if what != "pool":
+        known += [worker.name for pool in arbiter.snapshot().pools for worker in pool.workers]
+    meant = did_you_mean(name, known)
+    return f"no {what} is called {name!r}{meant or f'; there are {_listed(list(arbiter.pools))}'}"
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_SHOWN])
+    return shown if len(names) <= MOST_SHOWN else f"{shown} and {len(names) - MOST_SHOWN} more"

@@ -19,8 +19,6 @@ import zmq
 
 from procman import config
 from procman.config.rules import is_dashboard
-from procman.control.publisher import Publisher
-from procman.control.server import ControlServer
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
@@ -38,6 +36,7 @@ from procman.daemon.looking import with_cpu_of_unit
 from procman.daemon.loop import Loop
 from procman.daemon.output import Outputs
 from procman.daemon.place import Place
+from procman.daemon.reception import Reception
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
@@ -46,6 +45,7 @@ from procman.unix.process import become_subreaper, keep_descriptors
 if TYPE_CHECKING:
     from types import FrameType
 
+    from procman.control.publisher import Publisher
     from procman.control.server import Call
     from procman.core.effect import Effect
     from procman.core.event import Event
@@ -56,7 +56,16 @@ log = logging.getLogger("procman.arbiter")
 SPARE_RECORDS = 64  # for workers beyond the configured number: surges, those still draining, scaling
 MOST_RECORDS_PER_WORKER = 3
 ORPHANS_PATIENCE = 10.0  # seconds to wait for addresses that workers of a killed daemon still hold
-FIXED = ("control", "events", "state_dir", "log_format", "database")  # what only a restart can change
+FIXED = (
+    "control",
+    "control_read_only",
+    "events",
+    "read_only_group",
+    "dashboard_user",
+    "state_dir",
+    "log_format",
+    "database",
+)  # what only a restart can change
 SHUTDOWN_LINGER = 1.0  # seconds for the last answers on the control socket to leave
 
 LEVELS = {
@@ -118,15 +127,12 @@ class Daemon:
         try:
             self._catch_signals()
             self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
-            self._server = ControlServer(self.spec.control, self._zmq)
-            self.publisher = Publisher(self.spec.events, self._zmq)
-            for waker in (self._server, self.publisher):
-                self._loop.add_reader(waker.fileno(), lambda: None)
+            self._reception = Reception(self.spec, self._loop, self._zmq)
             log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
             self.emit(ev.Begin())
             while self._leave is None:
                 self._turn()
-            for call in self._server.receive():  # what came in the last turn
+            for call in self._reception.receive():  # what came in the last turn
                 self.commands.handle(call)
             self.commands.leaving()
             log.info("procmand %d leaves with status %d", os.getpid(), self._leave)
@@ -139,10 +145,8 @@ class Daemon:
         if self._leave is not None:
             return
         deadline = self.arbiter.deadline()
-        # ZeroMQ's descriptor tells of changes only: what is pending now will not wake the loop again.
-        pending = self._server.pending() or self.publisher.pending()
-        self._loop.turn(0.0 if pending or self._signals else deadline)
-        for call in self._server.receive():
+        self._loop.turn(0.0 if self._reception.pending() or self._signals else deadline)
+        for call in self._reception.receive():
             self.commands.handle(call)
         self._circus_top.attend()
         while self._signals:
@@ -156,13 +160,17 @@ class Daemon:
         self._listeners.close_unwanted(())
         self.children.close()
         self._outputs.close()
-        for name in ("_server", "publisher"):
-            if hasattr(self, name):
-                getattr(self, name).close(SHUTDOWN_LINGER)
+        if hasattr(self, "_reception"):
+            self._reception.close(SHUTDOWN_LINGER)
         self._zmq.term()
         self._herald.close()
         logs.keep_backlog(None)
         self._loop.close()
+
+    @property
+    def publisher(self) -> Publisher:
+        """Where events go."""
+        return self._reception.publisher
 
     def emit(self, event: Event) -> None:
         """Something has happened: the arbiter hears of it when the callbacks of this turn are through."""
@@ -374,7 +382,8 @@ class Daemon:
             if getattr(spec, fixed) != getattr(self.spec, fixed):
                 log.warning("%s has changed in %s: that takes a restart of the daemon", fixed, spec.source)
         # What needs a restart stays as it is, and is told again the next time.
-        self.spec = replace(self.spec, pools=spec.pools, stop_timeout=spec.stop_timeout)
+        self.spec = replace(self.spec, pools=spec.pools, stop_timeout=spec.stop_timeout, auth=spec.auth)
+        self._reception.allow(spec)
         operation = self.commands.begin("reload", tuple(pool.name for pool in spec.pools), call)
         self.emit(ev.Configured(spec.pools, operation))
         self._work_off_events()

@@ -30,7 +30,8 @@ NOT_OF_POOLS = frozenset({"kill", "shutdown"})
 class Operation:
     """``ends`` has how each part has ended, and is given as ``pools`` in the answer when the parts are pools.
 
-    ``extra`` is for the answer, too. Times are seconds since the epoch.
+    ``extra`` is for the answer, too; ``by`` says who asked (`Call.by`), None: a signal. Times are
+    seconds since the epoch.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Operation:
     parts: tuple[str, ...]
     began: float
     deadline: float | None = None
+    by: str | None = None
     ended: float | None = None
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Operations:
         self._running[operation.id] = operation
         if call is not None:
             operation.deadline = call.request.deadline
+            operation.by = call.by
             if call.request.waiting:
                 operation.calls.append(call)
             else:
@@ -120,6 +123,7 @@ class Operations:
             "began": round(operation.began, 3),
             "ended": None if operation.ended is None else round(operation.ended, 3),
             "deadline": operation.deadline,
+            "by": operation.by,
             "parts": parts,
         }
 

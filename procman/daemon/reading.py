@@ -129,7 +129,8 @@ class Reading:
     def _events(self, call: Call) -> None:
         publisher = self._daemon.publisher
         events = publisher.recent(call.properties.get("since", 0))
-        call.reply({"endpoint": publisher.endpoint, "seq": publisher.sequence, "events": events})
+        where = {"endpoint": publisher.endpoint, "endpoints": publisher.endpoints}
+        call.reply({**where, "seq": publisher.sequence, "events": events})
 
     # -- names and numbers --------------------------------------------------------------------------------
 

@@ -13,11 +13,16 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zmq
 
+from procman.config import keyfiles
+from procman.control.client import Client
+from procman.control.curve import arm_client
+from procman.control.subscriber import Subscription
 from tests.support.daemon import Procmand
 from tests.support.traffic import Traffic
 from tests.support.wild import APPLICATION, CONFIGURATION, anonymous_memory, descriptors, templates, try_to_ask
@@ -308,3 +313,97 @@ def test_nonsense_from_a_worker_is_survived(short_path):
         assert try_to_ask(daemon, "/nonsense")[0] == 200
         daemon.wait(lambda: "Nonsense from http." in daemon.log, "the complaint")
         assert {worker["pid"] for worker in daemon.pool("http")["workers"]} == before
+
+
+# -- the same over tcp --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["silent", "garbage", "wrong greeting", "no keys", "unknown key", "greeting and silence"]
+)
+def test_strangers_at_the_tcp_endpoint_are_no_trouble_for_the_workers(short_path, kind):
+    alice = keyfiles.generate()
+    configuration, daemon_keys = over_tcp(short_path, alice)
+    keyfiles.write(str(short_path / "alice.keys"), replace(alice, server=daemon_keys.public))
+    with Procmand(short_path, configuration, modules=MODULES) as daemon, Traffic(daemon.address()) as traffic:
+        endpoint = tcp_endpoint(daemon)
+        with strangers(kind, endpoint, daemon_keys.public):
+            traffic.wait_for(50)
+            replace_worker(daemon)
+            traffic.wait_for(50)
+            assert daemon.ctl("check")["ready"]
+        # Whoever has the right key gets through when they have gone, or have been dropped.
+        with Client(endpoint, keys=str(short_path / "alice.keys"), timeout=30.0) as client:
+            assert client.call("check")["ready"]
+        assert len(traffic.lost) <= traffic.clients, "at most those whose connection the killed worker had"
+
+
+def test_ten_thousand_requests_and_subscribers_that_do_not_read_over_tcp(short_path):
+    alice = keyfiles.generate()
+    configuration, daemon_keys = over_tcp(short_path, alice)
+    path = str(short_path / "alice.keys")
+    keyfiles.write(path, replace(alice, server=daemon_keys.public))
+    with Procmand(short_path, configuration, modules=MODULES) as daemon, Traffic(daemon.address()) as traffic:
+        events = [line.rpartition(" ")[2] for line in daemon.log.splitlines() if "Clients with keys" in line][1]
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(Subscription(events, path))  # and nobody calls receive
+            context = stack.enter_context(zmq.Context())
+            peer = stack.enter_context(context.socket(zmq.DEALER))
+            peer.set(zmq.LINGER, 0)
+            arm_client(peer, keyfiles.read(path))
+            peer.connect(tcp_endpoint(daemon))
+            message = json.dumps({"id": "x", "command": "stats", "properties": {}}).encode()
+            before = anonymous_memory(daemon.process.pid)
+            for number in range(10_000):
+                peer.send(message)  # and answers are not read
+                if number % 2500 == 0:
+                    replace_worker(daemon)
+            traffic.wait_for(50)
+            assert daemon.ctl("check")["ready"]
+            assert anonymous_memory(daemon.process.pid) < before + 64 * 2**20, "MOST_QUEUED answers and no more"
+        assert len(traffic.lost) <= 4 * traffic.clients
+
+
+def over_tcp(directory, client):
+    daemon_keys = keyfiles.generate()
+    keyfiles.write(str(directory / "daemon.keys"), daemon_keys)
+    head = '[procman]\ncontrol = ["ipc://var/control.sock", "tcp://127.0.0.1:0"]\n'
+    head += 'events = ["ipc://var/events.sock", "tcp://127.0.0.1:0"]\n[procman.auth]\nkeys = "daemon.keys"\n'
+    head += f'[procman.auth.clients]\nalice = {{ key = "{client.public}", role = "full" }}\n'
+    return head + MANY_LIVES, daemon_keys
+
+
+def tcp_endpoint(daemon):
+    return next(line for line in daemon.log.splitlines() if "Clients with keys" in line).rpartition(" ")[2]
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01"  # ZMTP 3.1 (ZeroMQ RFC 37)
+
+
+@contextlib.contextmanager
+def strangers(kind, endpoint, server_key):
+    """Three hundred of them, who go on as long as this lasts."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    with contextlib.ExitStack() as stack:
+        if kind in ("no keys", "unknown key"):
+            context = stack.enter_context(zmq.Context())
+            for _ in range(100):
+                peer = stack.enter_context(context.socket(zmq.DEALER))
+                peer.set(zmq.LINGER, 0)
+                if kind == "unknown key":
+                    arm_client(peer, keyfiles.generate(server_key))
+                peer.connect(endpoint)
+                peer.send(b'{"id": "x", "command": "shutdown"}')
+        else:
+            says = {
+                "silent": b"",
+                "garbage": os.urandom(2000),
+                "wrong greeting": GREETING + b"NULL" + bytes(16) + b"\0" + bytes(31),
+                "greeting and silence": GREETING + b"CURVE" + bytes(15) + b"\0" + bytes(31),
+            }[kind]
+            for _ in range(300):
+                peer = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+                with contextlib.suppress(ConnectionError):
+                    peer.sendall(says)
+        yield

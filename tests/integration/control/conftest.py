@@ -32,7 +32,8 @@ class Answering:
 
     def _run(self) -> None:
         epoll = select.epoll()
-        epoll.register(self._server.fileno(), select.EPOLLIN)
+        for fd in self._server.filenos():
+            epoll.register(fd, select.EPOLLIN)
         epoll.register(self._wake, select.EPOLLIN)
         while True:
             if self._wake in dict(epoll.poll(0 if self._server.pending() else None)):

@@ -123,7 +123,7 @@ def test_options(client, daemon):
     assert options["numprocesses"] == options["workers"] == 2
     assert (options["graceful_timeout"], options["max_age"], options["kind"]) == (7.0, 3600.0, "http")
     options = client.send_message("options", name="sleeper")["options"]
-    assert (options["cmd"], options["args"], options["env"]) == ("sleep", ["1000"], {"COLOUR": "green"})
+    assert (options["cmd"], options["args"], options["env"]) == ("sleep", ["1000"], {"COLOUR": "(hidden)"})
     reply = client.send_message("get", name="http", keys=["numprocesses", "limits.age"])
     assert reply["options"] == {"numprocesses": 2, "limits.age": 3600.0}
     assert "not found" in client.send_message("get", name="http", keys=["nope"])["reason"]

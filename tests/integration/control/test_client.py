@@ -22,7 +22,7 @@ from procman.control.server import ControlServer
 server = ControlServer([sys.argv[1]])
 print("up", flush=True)
 while True:
-    select.select([server.fileno()], [], [], 0 if server.pending() else None)
+    select.select(server.filenos(), [], [], 0 if server.pending() else None)
     for call in server.receive():
         if call.command == "shutdown":
             call.reply({"operation": "shutdown-1"})

@@ -105,7 +105,7 @@ def publisher(daemon, short_path):
         call.reply({"endpoint": publisher.endpoint, "seq": publisher.sequence, "events": events})
 
     daemon.answers["events"] = answer
-    with closing(Publisher(f"ipc://{short_path}/var/events.sock")) as publisher:
+    with closing(Publisher([f"ipc://{short_path}/var/events.sock"])) as publisher:
         yield publisher
 
 

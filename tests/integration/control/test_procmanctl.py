@@ -269,7 +269,7 @@ from procman.control.server import ControlServer
 server = ControlServer([sys.argv[1]])
 print("up", flush=True)
 while True:
-    select.select([server.fileno()], [], [], 0 if server.pending() else None)
+    select.select(server.filenos(), [], [], 0 if server.pending() else None)
     for call in server.receive():
         if sys.argv[2] == "answer":
             call.reply({})

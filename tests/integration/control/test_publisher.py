@@ -16,7 +16,7 @@ from procman.errors import AddressError
 
 @pytest.fixture
 def publisher(endpoint):
-    with closing(Publisher(endpoint, clock=lambda: 1795250000.5)) as publisher:
+    with closing(Publisher([endpoint], clock=lambda: 1795250000.5)) as publisher:
         yield publisher
 
 
@@ -109,11 +109,11 @@ def test_a_subscriber_that_does_not_read_holds_up_nobody(publisher, subscribe):
 
 
 def test_the_socket_is_private_and_goes_away(endpoint):
-    publisher = Publisher(endpoint)
+    publisher = Publisher([endpoint])
     path = endpoint.removeprefix("ipc://")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     with pytest.raises(AddressError, match="listens there already"):
-        Publisher(endpoint)
+        Publisher([endpoint])
     publisher.close()
     assert not os.path.exists(path)
 

@@ -71,15 +71,28 @@ probes = st.fixed_dictionaries({"http": st.just("http://[::1]:80${slot}/ready?a=
 )
 probes |= st.fixed_dictionaries({"command": st.lists(texts, min_size=1, max_size=3)}, optional={"timeout": durations})
 
+PUBLIC_KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the one of RFC 32's example and of zmq_curve(7)
+
 # By name, for every key that is built; test_every_key_is_tried sees to that.
 VALUES = {
     "procman": {
         "control": st.sampled_from(["ipc://c.sock", ["ipc://c.sock"], ["ipc://c.sock", "ipc:///run/x/c2.sock"]]),
-        "events": st.just("ipc://e.sock"),
+        "events": st.sampled_from(["ipc://e.sock", ["ipc://e.sock", "ipc:///run/x/e2.sock"]]),
+        "control_read_only": st.sampled_from(["ipc://r.sock", ["ipc://r.sock", "ipc:///run/x/r2.sock"]]),
+        "read_only_group": st.just("root"),
+        "dashboard_user": st.nothing(),
+        "auth": st.nothing(),
         "state_dir": paths,
         "dashboard": st.sampled_from(["", "127.0.0.1:7999", "[::1]:7999", "unix:d $${x}.sock", "fd:dashboard"]),
         "log_format": st.sampled_from(["text", "json"]),
         "stop_timeout": durations,
+    },
+    "procman.auth": {
+        "keys": st.nothing(),
+        "clients": st.dictionaries(
+            words, st.just({"key": PUBLIC_KEY, "role": "full"}) | st.just({"key": PUBLIC_KEY}), max_size=1
+        ),
+        "client_keys": paths,
     },
     "database": {
         "url": st.sampled_from(["embedded", "postgresql://u:p%40@h:1/d?sslmode=require", "dbname='the shop'"]),
@@ -234,7 +247,8 @@ def pools(draw, name, kind, number):
 @st.composite
 def right_documents(draw):
     """A configuration in which nothing is wrong."""
-    text = table("procman", draw(some_of("procman"))) + table("database", draw(some_of("database", None, ["url"])))
+    text = table("procman", draw(some_of("procman"))) + table("procman.auth", draw(some_of("procman.auth")))
+    text += table("database", draw(some_of("database", None, ["url"])))
     text += draw(pools("http", Kind.HTTP, 0)) + draw(pools("beside", Kind.EXEC, 1))
     for number, kind in enumerate(draw(st.lists(st.sampled_from(sorted(KINDS)), max_size=3)), 2):
         text += draw(pools(f"p-{number}", kind, number))
@@ -262,7 +276,10 @@ def any_documents(draw):
     names = {one: [*sorted(VALUES[one]), "nothing"] for one in VALUES}
     text = ""
     for title in draw(st.sets(st.sampled_from(["procman", "database", "extra"]))):
-        text += table(title, draw(st.dictionaries(st.sampled_from(names.get(title, ["x"])), anything, max_size=4)))
+        pairs = draw(st.dictionaries(st.sampled_from(names.get(title, ["x"])), anything, max_size=4))
+        if title == "procman" and draw(st.booleans()):
+            pairs["auth"] = draw(st.dictionaries(st.sampled_from(names["procman.auth"]), anything, max_size=3))
+        text += table(title, pairs)
     for name in draw(st.sets(st.sampled_from(["a", "b", "postgres", "c"]), max_size=4)):
         pairs = draw(st.dictionaries(st.sampled_from(names["pools.NAME"]), anything, max_size=5))
         kind = draw(st.sampled_from([*sorted(KINDS), "nothing", 1]))

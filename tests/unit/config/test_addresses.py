@@ -38,6 +38,8 @@ def test_addresses(value, address):
     [
         ("ipc://var/control.sock", "ipc:///base/var/control.sock"),
         ("ipc:///run/procman/control.sock", "ipc:///run/procman/control.sock"),
+        ("tcp://192.0.2.1:5555", "tcp://192.0.2.1:5555"),
+        ("tcp://[2001:db8::1]:0", "tcp://[2001:db8::1]:0"),
     ],
 )
 def test_endpoints(value, endpoint):

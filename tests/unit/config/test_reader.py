@@ -53,7 +53,7 @@ def test_the_shortest_file(reading, directory):
     assert spec.source == f"{directory}/procman.toml"
     assert spec.state_dir == f"{directory}/var"
     assert spec.control == (f"ipc://{directory}/var/control.sock",)
-    assert spec.events == f"ipc://{directory}/var/events.sock"
+    assert spec.events == (f"ipc://{directory}/var/events.sock",)
     assert (spec.dashboard, spec.log_format, spec.stop_timeout, spec.database) == ("", "text", 30.0, None)
     work = HttpWork(app="shop:application", binds=(ADDRESS,))
     assert spec.pools == (PoolSpec(name="http", kind=Kind.HTTP, work=work, working_dir=directory),)
@@ -317,7 +317,18 @@ class TestDashboard:
         work = pool.work
         assert (pool.kind, pool.workers, pool.depends_on, pool.working_dir) == (Kind.HTTP, 1, (), directory)
         assert (work.app, work.binds) == ("procman.dashboard:application", (UnixAddress(path=f"{directory}/d.sock"),))
-        assert dict(pool.env) == {"PROCMAN_ENDPOINT": spec.control[0]}
+        assert spec.control_read_only == (f"ipc://{directory}/var/monitor.sock",)
+        assert dict(pool.env) == {"PROCMAN_ENDPOINT": spec.control_read_only[0]}
+        assert (pool.user, pool.group) == (None, None)
+
+    def test_it_runs_as_another_user_when_that_is_wanted(self, reading):
+        pool = reading(self.TEXT.replace("[procman]\n", '[procman]\ndashboard_user = "nobody"\nread_only_group = 0\n'))
+        assert (pool.pool("dashboard").user, pool.pool("dashboard").group) == ("nobody", "root")
+
+    def test_without_it_there_is_no_endpoint_for_reading_unless_one_is_named(self, reading, directory):
+        assert reading(HTTP).control_read_only == ()
+        text = '[procman]\ncontrol_read_only = "ipc://m.sock"\n' + HTTP
+        assert reading(text).control_read_only == (f"ipc://{directory}/m.sock",)
 
     def test_it_waits_for_no_database(self, reading):
         spec = reading('[database]\nurl = "embedded"\n' + self.TEXT)
@@ -337,5 +348,5 @@ class TestDashboard:
         assert spec.pool("dashboard").kind is Kind.EXEC
 
     def test_the_first_of_several_endpoints(self, reading, directory):
-        text = self.TEXT.replace("[procman]\n", '[procman]\ncontrol = ["ipc://b.sock", "ipc://a.sock"]\n')
+        text = self.TEXT.replace("[procman]\n", '[procman]\ncontrol_read_only = ["ipc://b.sock", "ipc://a.sock"]\n')
         assert dict(reading(text).pool("dashboard").env) == {"PROCMAN_ENDPOINT": f"ipc://{directory}/b.sock"}

@@ -1,0 +1,69 @@
+"""Arguments that name pools, workers or operations: for the shell's completion the daemon is asked which there are.
+
+Whoever presses the tab key waits, so the daemon has 200 ms; without an answer there are no suggestions, and nothing
+is said about it, because it would stand in the middle of what is being typed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from procman.errors import ProcmanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+BUDGET = 0.2  # seconds
+
+
+class Name(click.ParamType[str]):
+    """Any text: whether there is such a one the daemon says when it carries out the command."""
+
+    name = "text"
+
+    def __init__(self, command: str, names: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]) -> None:
+        self._command = command
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            # Whatever is typed so far has been read; a --timeout on the line may only shorten the budget.
+            reply = ctx.obj.ask_quickly(self._command, BUDGET)
+        except ProcmanError:
+            return []
+        names = [CompletionItem(name, help=doc) for name, doc in self._names(reply)]
+        given = ctx.params.get(param.name or "") or ()
+        return [one for one in names if one.value.startswith(incomplete) and one.value not in given]
+
+
+def _pools(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, pool in reply["pools"].items():
+        yield name, f"{pool['kind']}, {pool['state']}"
+
+
+def _workers(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for pool in reply["pools"].values():
+        for worker in pool["workers"]:
+            yield worker["name"], f"{worker['state']}, pid {worker['pid']}"
+
+
+def _targets(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    yield from _pools(reply)
+    yield from _workers(reply)
+
+
+def _operations(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for one in reversed(reply["operations"]):
+        yield one["operation"], one["state"]
+
+
+POOLS = Name("stats", _pools)
+WORKERS = Name("stats", _workers)
+TARGETS = Name("stats", _targets)
+OPERATIONS = Name("operations", _operations)

@@ -1,0 +1,150 @@
+"""A door: one ZeroMQ socket of the daemon, the endpoints it is bound to, and what may be done through it.
+
+Over ipc the file says who may connect, over tcp the keys do (`procman.control.curve`). They are never on one socket:
+its options, and so its security, count for all that it is bound to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import zmq
+
+from procman.control import ipc
+from procman.core.spec import Role
+from procman.errors import AddressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from procman.control.curve import Authority
+
+log = logging.getLogger("procman.control")
+
+LOCAL = "local"  # whoever the file of an ipc socket lets in
+BACKLOG = 128
+
+
+class Door:
+    """A socket bound to all of ``endpoints``, which are all ``ipc://`` or all ``tcp://``. Raises AddressError."""
+
+    def __init__(
+        self,
+        zmq_socket: zmq.Socket[bytes],
+        endpoints: Sequence[str],
+        *,
+        role: Role = Role.FULL,
+        group: int | None = None,
+        authority: Authority | None = None,
+    ) -> None:
+        self.socket = zmq_socket
+        self.endpoints: list[str] = []
+        self._role = role
+        self._authority = authority
+        self._listeners: list[ipc.Listener] = []
+        self._listening: list[socket.socket] = []
+        try:
+            for endpoint in endpoints:
+                if authority is None:
+                    self._bind_ipc(endpoint, group)
+                else:
+                    self._bind_tcp(endpoint, authority)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind_ipc(self, endpoint: str, group: int | None) -> None:
+        listener = ipc.listen(endpoint, group)
+        self._listeners.append(listener)
+        # ZMQ_USE_FD is for the next bind: libzmq accepts on our socket and closes it, but leaves the file alone.
+        self.socket.set(zmq.USE_FD, listener.fd)
+        self.socket.bind(f"ipc://{listener.path}")
+        self.endpoints.append(f"ipc://{listener.path}")
+
+    def _bind_tcp(self, endpoint: str, authority: Authority) -> None:
+        authority.arm(self.socket)
+        self._listening.append(_listen_tcp(endpoint))
+        host, port = self._listening[-1].getsockname()[:2]
+        self.endpoints.append(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        self._take(-1)
+
+    def _take(self, number: int) -> None:
+        # A duplicate: libzmq closes what it is given, and what is kept here can be given to it anew.
+        self.socket.set(zmq.USE_FD, os.dup(self._listening[number].fileno()))
+        self.socket.set(zmq.IPV6, int("[" in self.endpoints[number]))
+        self.socket.bind(self.endpoints[number])
+
+    def send_everybody_away(self) -> None:
+        """Over tcp, end every connection, so that each client has to prove anew that it may connect."""
+        for number, endpoint in enumerate(self.endpoints if self._listening else ()):
+            self.socket.unbind(endpoint)  # libzmq ends with a listener what it has accepted
+            self._take(number)
+
+    def who(self, message: zmq.Frame) -> tuple[str, Role | None]:
+        """Who has sent the message, and what they may do; None when they may not do anything (any more)."""
+        if self._authority is None:
+            return LOCAL, self._role
+        user = message.get("User-Id")
+        name = user if isinstance(user, str) else ""
+        return name, self._authority.role(name)
+
+    def pending(self) -> bool:
+        """There is something to receive. To be asked before every sleep."""
+        return bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def fileno(self) -> int:
+        """Readable when `pending` is to be asked; edge-triggered (zmq_getsockopt(3), ZMQ_FD)."""
+        return int(self.socket.get(zmq.FD))
+
+    def close(self, linger: float = 0.0) -> None:
+        """Stop listening and remove the socket files. What is on its way gets ``linger`` seconds to leave."""
+        for listener in self._listeners:
+            listener.unlink()
+        self._listeners.clear()
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
+        self.socket.close(linger=round(linger * 1000))
+
+
+def _listen_tcp(endpoint: str) -> socket.socket:
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    listening = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host.strip("[]"), int(port)))
+        listening.listen(BACKLOG)
+        # A connection may be gone again before it is accepted; libzmq's thread must not wait for another one.
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise AddressError(f"{endpoint}: {error.strerror}") from None
+    return listening
+
+
+def open_doors(
+    endpoints: Sequence[str],
+    make: Callable[[], zmq.Socket[bytes]],
+    *,
+    role: Role = Role.FULL,
+    group: int | None = None,
+    authority: Authority | None = None,
+) -> list[Door]:
+    """One door for those over ipc, one for those over tcp. Raises AddressError, also for tcp without an authority."""
+    doors: list[Door] = []
+    by_scheme = {tcp: [one for one in endpoints if one.startswith("tcp://") == tcp] for tcp in (False, True)}
+    try:
+        if by_scheme[False]:
+            doors.append(Door(make(), by_scheme[False], role=role, group=group))
+        if by_scheme[True]:
+            if authority is None:
+                raise AddressError(f"{by_scheme[True][0]}: a tcp endpoint needs CURVE keys, and there are none")
+            doors.append(Door(make(), by_scheme[True], role=role, authority=authority))
+    except BaseException:
+        for door in doors:
+            door.close()
+        raise
+    return doors
