@@ -561,6 +561,14 @@ POOL = Table(
             of=PoolSpec,
             kinds=WITH_UNITS,
         ),
+        _key(
+            "relaxed",
+            OrNone(Duration(optional=True)),
+            "Caches are believed for so long without a look at the database, unless a worker of this daemon has "
+            "invalidated something; `none`: every unit looks, and never meets what is stale.",
+            of=PoolSpec,
+            kinds=WITH_UNITS,
+        ),
         _key("max_restarts", Integer(1), "So many young deaths within `restart_window` park the pool.", of=PoolSpec),
         _key("restart_window", Duration(), "See `max_restarts`.", of=PoolSpec),
         _key(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -17,6 +18,7 @@ from procman.db.migrate import migrate
 from procman.errors import DatabaseUnavailable
 from procman.signaling import store, triggers
 from procman.signaling.cache import Generations
+from procman.signaling.hint import Hint, Recent
 from procman.signaling.sequences import OdooStore
 from procman.signaling.store import DigestStore
 
@@ -49,12 +51,24 @@ class SharedRegistry:
 class Database:
     """Opened when it is first used; procman's schema is installed then."""
 
-    def __init__(self, name: str, url: str, spec: DatabaseSpec, *, application_name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        spec: DatabaseSpec,
+        *,
+        application_name: str,
+        relaxed: float | None = None,
+        hints: str | None = None,
+    ) -> None:
         self.name = name
         self.url = url
         self._isolation = spec.isolation
         self._store = store_of(spec)
         self._cache_size = spec.cache_size
+        self._relaxed = relaxed
+        self._hint = Hint(hints, name)
+        self._recent: Recent | None = None
         self.generations = Generations()
         self.registry = SharedRegistry()
         self._application_name = application_name
@@ -75,6 +89,7 @@ class Database:
         """
         while True:
             connection = self._borrow()
+            at, hint = monotonic(), self._hint.value
             try:
                 signals = self._store.begin(connection, self._isolation)
             except psycopg2.errors.UndefinedTable:
@@ -94,7 +109,18 @@ class Database:
             else:
                 if not connection.used:
                     self._revise(signals)
+                self._recent = Recent(signals, at, hint)
                 return connection, signals
+
+    def recent_signals(self) -> Fingerprints | None:
+        """Signals that may be believed without looking: none, unless the pool is relaxed.
+
+        They are at most so many seconds old, and no worker of this daemon has invalidated anything since.
+        """
+        recent = self._recent
+        if self._relaxed is None or recent is None or recent.hint != self._hint.value:
+            return None
+        return recent.signals if monotonic() - recent.at < self._relaxed else None
 
     def _revise(self, signals: Fingerprints) -> None:
         # A database that was restored from a backup has cut all its connections, and signals of the past.
@@ -129,6 +155,7 @@ class Database:
             if statement := self._store.within(connection, groups):
                 execute(connection, statement)
             self._store.after(connection, groups)
+        self._hint.change()
 
     def commit(self, connection: Connection, groups: Iterable[str]) -> None:
         """Commit the connection's transaction, and signal with it."""
@@ -138,6 +165,7 @@ class Database:
         execute(connection, f"{statement}; COMMIT" if statement else "COMMIT")
         if groups:
             self._store.after(connection, groups)
+            self._hint.change()
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:

@@ -35,10 +35,20 @@ AND datname <> 'postgres' ORDER BY datname"""
 class Runtime:
     """What `configure` has set up."""
 
-    def __init__(self, spec: DatabaseSpec | None, *, application_name: str, meter: Meter | None) -> None:
+    def __init__(
+        self,
+        spec: DatabaseSpec | None,
+        *,
+        application_name: str,
+        meter: Meter | None,
+        relaxed: float | None,
+        hints: str | None,
+    ) -> None:
         self.spec = spec
         self.meter = meter
         self.store = store_of(spec)
+        self._relaxed = relaxed
+        self._hints = hints
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
         self._databases: dict[str, Database] = {}
@@ -82,7 +92,14 @@ class Runtime:
         url = self.url(name)
         if self.spec is None:
             raise NoDatabase(f"database {name!r}: no database is configured")
-        return Database(name, url, self.spec, application_name=self._application_name)
+        return Database(
+            name,
+            url,
+            self.spec,
+            application_name=self._application_name,
+            relaxed=self._relaxed,
+            hints=self._hints,
+        )
 
     def url(self, name: str) -> str:
         if self.spec is None:
@@ -104,12 +121,17 @@ def configure(
     *,
     application_name: str = "procman",
     meter: Meter | None = None,
+    relaxed: float | None = None,
+    hints: str | None = None,
 ) -> None:
-    """Say which databases this process uses; once per process, after it was forked. Connects to nothing yet."""
+    """Say which databases this process uses; once per process, after it was forked. Connects to nothing yet.
+
+    With ``relaxed`` signals are believed for so many seconds; processes that do so share a directory for ``hints``.
+    """
     global _runtime
     if _runtime is not None:
         _runtime.close()
-    _runtime = Runtime(spec, application_name=application_name, meter=meter)
+    _runtime = Runtime(spec, application_name=application_name, meter=meter, relaxed=relaxed, hints=hints)
 
 
 def _forget() -> None:

@@ -202,8 +202,7 @@ class Unit:
             return private
         generation = self._generations.get(group)
         if generation is None:
-            signals = self._open()[1]
-            generation = self.require_database().generations.take(group, signals.tag(group))
+            generation = self.require_database().generations.take(group, self.tag(group))
             self._generations[group] = generation
         return generation
 
@@ -216,8 +215,15 @@ class Unit:
         return self._private.setdefault(group, Generation(None))
 
     def tag(self, group: str) -> Tag:
-        """The group's fingerprint in the unit's snapshot."""
-        return self._open()[1].tag(group)
+        """The group's fingerprint in the unit's snapshot; in a relaxed pool perhaps one of a moment before.
+
+        What is computed in the snapshot may then be kept under an older tag than it deserves, never under a newer.
+        """
+        signals = self._signals
+        if signals is None:
+            self._require_running()
+            signals = self.require_database().recent_signals()
+        return (signals or self._open()[1]).tag(group)
 
     def has_invalidated(self, group: str) -> bool:
         return group in self._invalidated

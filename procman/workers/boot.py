@@ -160,7 +160,13 @@ def settle(child: Child) -> None:
         # Imported late: the long-polling worker has to patch sockets before anything imports them.
         from procman import signaling
 
-        signaling.configure(child.database, application_name=f"procman {child.name}", meter=child.record)
+        signaling.configure(
+            child.database,
+            application_name=f"procman {child.name}",
+            meter=child.record,
+            relaxed=child.spec.relaxed,
+            hints=child.state_dir,
+        )
 
 
 def run(child: Child, serve: Callable[[], None]) -> NoReturn:

@@ -136,6 +136,7 @@ VALUES = {
         "stop_signal": st.sampled_from(["TERM", "SIGINT", "USR2"]),
         "kill_timeout": durations,
         "hang_timeout": or_none(durations),
+        "relaxed": or_none(durations),
         "max_restarts": whole,
         "restart_window": durations,
         "working_dir": paths,

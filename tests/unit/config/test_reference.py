@@ -36,7 +36,7 @@ def test_every_field_of_the_specification_can_be_said_in_a_file(kind):
     fields = {one.name for cls in (PoolSpec, WORK[kind]) for one in dataclasses.fields(cls)}
     keys = {key.field for key in POOL.keys if kind in key.kinds and key.default is not UNBUILT}
     derived = {"name", "work", "addresses", "scaling"}
-    derived |= {"limits", "hang_timeout", "recycle_at_once"} if kind is Kind.EXEC else set()
+    derived |= {"limits", "hang_timeout", "recycle_at_once", "relaxed"} if kind is Kind.EXEC else set()
     assert fields - derived == keys - {"env_file"}
 
 
