@@ -36,6 +36,7 @@ from procman.workers.cpu import CpuLimit
 from procman.workers.memory import SoftMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from procman.core.lifecycle import Seat
@@ -90,7 +91,11 @@ class Child:
         random = Random(os.getpid() ^ seat.record)
         limits = spec.limits
         self._most_requests = limits.requests and limits.requests + random.randint(0, limits.requests_jitter)
-        self._cpu = None if limits.time_cpu is None else CpuLimit(limits.time_cpu, record, self._on_cpu_used)
+        # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
+        self.abort_current: Callable[[Reason], None] = self._abort
+        self._cpu: CpuLimit | None = None
+        if limits.time_cpu is not None and not spec.concurrent:
+            self._cpu = CpuLimit(limits.time_cpu, record, self._on_cpu_used)
         soft = limits.memory_soft
         self._memory = None if soft is None else SoftMemory(soft, limits.memory_metric, self.name)
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
@@ -110,6 +115,8 @@ class Child:
         signal.signal(signal.SIGXCPU, self._on_cpu_limit)
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(signal.SIGIO, self._on_channel)
+        # What the process had until now: while faulthandler is registered, it does not register again.
+        faulthandler.unregister(signal.SIGQUIT)
         signal.signal(signal.SIGQUIT, self._on_dump)
         for ignored in IGNORED:
             signal.signal(ignored, signal.SIG_IGN)
@@ -262,21 +269,23 @@ class Child:
         self._on_cpu_used()
 
     def _on_cpu_used(self) -> None:
-        if self._in_unit:
-            log.warning("Worker %s (%d) CPU time limit of the unit reached", self.name, os.getpid())
-            self.retire(Reason.CPU_TIME)
-            raise UnitAborted(Reason.CPU_TIME)
+        self.abort_current(Reason.CPU_TIME)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._interrupted = True
-        if self._in_unit:
-            log.warning("Worker %s (%d) real time limit of the unit reached", self.name, os.getpid())
-            self.retire(Reason.REAL_TIME)
-            if self._canceller is not None:
-                # Or the cancellation that is under way could strike the statement that rolls back, or the next one.
-                with self._canceller.busy:
-                    pass
-            raise UnitAborted(Reason.REAL_TIME)
+        self.abort_current(Reason.REAL_TIME)
+
+    def _abort(self, reason: Reason) -> None:
+        """End the unit that runs, and go: what an exception strikes anywhere may be left in any state."""
+        if not self._in_unit:
+            return
+        log.warning("Worker %s (%d): limit of the unit reached: %s", self.name, os.getpid(), reason)
+        self.retire(reason)
+        if self._canceller is not None:
+            # Or the cancellation that is under way could strike the statement that rolls back, or the next one.
+            with self._canceller.busy:
+                pass
+        raise UnitAborted(reason)
 
     def _waits_for_interruption(self) -> bool:
         return self._in_unit and not self._interrupted

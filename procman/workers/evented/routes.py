@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from procman.bus.exchange import Exchange, Polled
-    from procman.workers.child import Child
+    from procman.workers.evented.limits import Units
 
     StartResponse = Callable[..., Any]
     Environ = dict[str, Any]
@@ -39,18 +39,16 @@ class Routes:
 
     def __init__(
         self,
-        child: Child,
         exchange: Exchange,
         application: Any,
         *,
         poll_timeout: float,
-        unit_ended: Callable[[], object],
+        units: Units,
     ) -> None:
-        self._child = child
         self._exchange = exchange
         self._application = application
         self._poll_timeout = poll_timeout
-        self._unit_ended = unit_ended
+        self._units = units
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -87,7 +85,7 @@ class Routes:
                 headers.append(("Retry-After", "1"))
         if last is not None:
             headers.append((LAST_HEADER, str(last)))
-        self._count("POST /longpolling/poll")
+        self._units.count("POST /longpolling/poll")
         return _answer(start_response, status, data, headers)
 
     def _answered(self, body: bytes, client: Any) -> tuple[str, bytes, int]:
@@ -104,6 +102,7 @@ class Routes:
     def _wait(self, request: PollRequest, client: Any) -> Polled:
         if request.peek:
             return self._exchange.peek(request.channels, request.last, database=request.database)
+        self._units.happened()
         woken = threading.Event()
         departure = _Departure(client, woken)
         with watching([client.fileno()], departure.look) as departure.stop:
@@ -119,19 +118,8 @@ class Routes:
     # -- the application -----------------------------------------------------------------------------------
 
     def _unit(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        self._child.record.begin(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        return run_unit(self._application, environ, start_response, self._end)
-
-    def _count(self, name: str) -> None:
-        self._child.record.begin(name)
-        self._end(False)
-
-    def _end(self, failed: bool) -> None:
-        self._child.record.end(failed=failed)
-        if self._child.retiring is None:
-            self._child.check_limits()
-        if self._child.retiring is not None:
-            self._unit_ended()
+        self._units.begin(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        return run_unit(self._application, environ, start_response, self._units.end)
 
 
 class _Departure:

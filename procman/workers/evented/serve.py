@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman.bus.exchange import Exchange
 from procman.core.reason import Reason
 from procman.core.spec import LongpollingWork
 from procman.workers.application import load
+from procman.workers.evented.limits import Units
 from procman.workers.evented.routes import Routes
 from procman.workers.evented.server import Connections, Server
 from procman.workers.evented.waiting import watching
@@ -47,7 +49,9 @@ def serve(child: Child) -> None:
     woken = threading.Event()
     connections = Connections(lambda: child.retiring is not None)
     # A request may reach a limit between units: then this greenlet has to see that it is time to go.
-    routes = Routes(child, exchange, application, poll_timeout=work.poll_timeout, unit_ended=woken.set)
+    units = Units(child, woken.set)
+    units.start()
+    routes = Routes(exchange, application, poll_timeout=work.poll_timeout, units=units)
     servers = [Server(listener, routes, connections) for listener in child.listeners]
     for server in servers:
         server.start()
@@ -64,6 +68,11 @@ def _attend(child: Child, woken: threading.Event) -> None:
     """Attend to the arbiter and to signals until it is time to go."""
     while child.retiring is None:
         with watching(child.wake_fds, woken.set):
-            woken.wait()
+            woken.wait(_seconds_to_age(child))
         woken.clear()
         child.attend()
+        child.check_limits()
+
+
+def _seconds_to_age(child: Child) -> float | None:
+    return None if child.age_deadline is None else max(0.0, child.age_deadline - monotonic())

@@ -8,10 +8,10 @@ transaction is open, is streamed; then its end is what waits for the commit.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from procman import signaling
-from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable
+from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, UnitAborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.longpolling")
 
 MOST_COLLECTED = 1024 * 1024
+
+
+class End(Protocol):
+    """Called when the unit is over."""
+
+    def __call__(self, *, failed: bool) -> object: ...
 
 
 class _Response:
@@ -71,9 +77,9 @@ class _Response:
 
 
 def run_unit(
-    application: Any, environ: dict[str, Any], start_response: Callable[..., Any], end: Callable[[bool], None]
+    application: Any, environ: dict[str, Any], start_response: Callable[..., Any], end: End
 ) -> Iterable[bytes]:
-    """Call the application in a unit of its own. ``end`` is called once, when it is over; True says it failed."""
+    """Call the application in a unit of its own. ``end`` is called once, when it is over."""
     unit = signaling.begin()
     response = _Response(start_response)
     iterable: Any = ()
@@ -89,17 +95,15 @@ def run_unit(
         data = response.let_out()
     except BaseException as error:  # the application's boundary: whatever it raises ends its unit, not the worker
         unit.rollback()
-        end(True)
-        if not isinstance(error, Exception):
+        end(failed=True)
+        if not isinstance(error, (Exception, UnitAborted)):
             raise
         return _failure(error, environ, start_response)
-    end(response.failed)
+    end(failed=response.failed)
     return [data]
 
 
-def _stream(
-    unit: Unit, response: _Response, iterable: Any, blocks: Iterator[bytes], end: Callable[[bool], None]
-) -> Iterator[bytes]:
+def _stream(unit: Unit, response: _Response, iterable: Any, blocks: Iterator[bytes], end: End) -> Iterator[bytes]:
     failed = True
     try:
         data = response.let_out()
@@ -121,7 +125,7 @@ def _stream(
     finally:
         if failed:
             unit.rollback()
-        end(failed)
+        end(failed=failed)
 
 
 def _finish(unit: Unit, response: _Response) -> None:
@@ -137,8 +141,12 @@ def _close(iterable: Any) -> None:
         close()
 
 
-def _failure(error: Exception, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+def _failure(error: BaseException, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     text = [("Content-Type", "text/plain; charset=utf-8")]
+    if isinstance(error, UnitAborted):
+        log.warning("%s %s was ended: %s", *_named(environ), error.reason)
+        start_response("503 Service Unavailable", text)
+        return [b"This took too long.\n"]
     if isinstance(error, DatabaseUnavailable):
         log.warning("%s %s: %s", *_named(environ), error)
         start_response("503 Service Unavailable", [*text, ("Retry-After", "1")])
