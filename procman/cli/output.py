@@ -199,6 +199,10 @@ def reload_text(reply: Mapping[str, Any]) -> str:
     lines = []
     for name, pool in reply.get("pools", {}).items():
         match pool.get("outcome"):
+            case "done" if pool.get("change") == "nothing":
+                lines.append(f"{name}: nothing has changed")
+            case "done" if pool.get("change") == "live":
+                lines.append(f"{name}: goes on with its new settings")
             case "done":
                 lines.append(f"{name}: generation {pool.get('generation')} serves")
             case "superseded":

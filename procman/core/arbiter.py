@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from procman.core import event as ev
 from procman.core import hooks, readiness
 from procman.core.deaths import expire_templates, template_gone, template_hangs, template_lost, worker_gone
+from procman.core.difference import Change, change
 from procman.core.effect import Concluded, Forget, Leave, Level, Outcome, Report, Serving
 from procman.core.limits import condemn, dump_or_kill, dumped, judge
 from procman.core.plan import plan
@@ -281,10 +282,10 @@ class Arbiter:
                 yield from pool.scale(operation, workers, now)
 
     def _configure(self, event: ev.Configured, now: float) -> Iterator[Effect]:
-        """Apply the difference, and reload what stays.
+        """Apply the difference, pool by pool.
 
-        A pool of another kind has nothing in common with the one before but its name, which it gets when that has
-        gone; so does a pool that was taken out of the configuration and is put back before it has gone.
+        A pool that is to be replaced gets the name when the one before has gone; so does one that was taken out of the
+        configuration and is put back before it has gone.
         """
         wanted = {spec.name: spec for spec in event.specs}
         if self._shutdown is not None:
@@ -293,16 +294,28 @@ class Arbiter:
             return
         for name, pool in list(self.pools.items()):
             spec = wanted.pop(name, None)
-            if not pool.removed and (spec is None or spec.kind is not pool.spec.kind):
+            what = Change.REPLACE if spec is None else change(pool.spec, spec)
+            if what is Change.REPLACE and not pool.removed:
                 yield from pool.remove()
             if pool.removed:
                 pool.successor = spec
-            elif spec is not None:
-                pool.next_spec = spec if spec != pool.spec else None
             if spec is not None:
-                yield from hooks.reload(pool, event.operation, now)
+                yield from self._change(pool, spec, what, event, now)
         for spec in wanted.values():
             yield from self._add(spec, [event.operation])
+
+    def _change(self, pool: Pool, spec: PoolSpec, what: Change, event: ev.Configured, now: float) -> Iterator[Effect]:
+        pool.next_spec = None
+        if what is Change.ROLLING:
+            pool.next_spec = spec
+        elif what is Change.LIVE and not pool.removed:
+            yield from pool.adjust(spec)
+        if what in (Change.ROLLING, Change.REPLACE) or pool.removed or event.unchanged:
+            yield from hooks.reload(pool, event.operation, now)
+        elif what is Change.LIVE and pool.active and not pool.serving:
+            pool.waiting_for_start.append(event.operation)
+        else:
+            yield Concluded(event.operation, pool.name, Outcome.DONE, change=what)
 
     def _add(self, spec: PoolSpec, operations: list[str]) -> Iterator[Effect]:
         pool = self.pools[spec.name] = self._new_pool(spec)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from procman.core.difference import Change
     from procman.core.reason import Reason
     from procman.core.spec import HookName, PoolSpec
 
@@ -123,6 +124,13 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjust:
+    """The pool's live part has changed: its templates and workers go by this one now."""
+
+    spec: PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The pool was taken out of the configuration and nothing of it is left."""
 
@@ -170,6 +178,7 @@ class Concluded:
     outcome: Outcome
     reason: str = ""
     traceback: str = ""
+    change: Change | None = None  # what a new configuration meant for the pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,7 @@ Effect = (
     | Ask
     | RunHook
     | EndHook
+    | Adjust
     | Forget
     | Report
     | Concluded

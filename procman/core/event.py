@@ -208,10 +208,15 @@ class RetireAsked:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A new configuration: these pools, and no others, each reloaded or started as part of ``operation``."""
+    """A new configuration: these pools, and no others.
+
+    Each is changed, reloaded or started as part of ``operation``, as far as it differs from what there is. When
+    ``unchanged`` ones are to be reloaded too, it is about their code.
+    """
 
     specs: tuple[PoolSpec, ...]
     operation: str
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from procman.core.reason import Reason
-from procman.core.spec import DatabaseSpec, PoolSpec
+from procman.core.spec import DatabaseSpec, Limits, PoolSpec
 
 # Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
 # socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
@@ -73,6 +73,13 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adjust:
+    """To a worker, and to a template for those that it will fork: these limits apply from now on."""
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
     """From a worker that was just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
@@ -112,5 +119,5 @@ class Dumped:
     text: str
 
 
-ToChild = Boot | Fork | Retire | Ping
+ToChild = Boot | Fork | Retire | Ping | Adjust
 FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped

@@ -26,7 +26,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from procman.core import hooks
-from procman.core.effect import Concluded, Level, Outcome, Report, Retire
+from procman.core.difference import with_live_part
+from procman.core.effect import Adjust, Concluded, Level, Outcome, Report, Retire
 from procman.core.reason import Reason
 from procman.core.restart import Restarts
 from procman.core.roster import Roster, Survey
@@ -262,6 +263,27 @@ class Pool:
             self.waiting_for_start.append(operation)
         else:
             yield Concluded(operation, self.name, Outcome.DONE)  # for when it is started
+
+    def adjust(self, spec: PoolSpec) -> Iterator[Effect]:
+        """Take over what can be changed live, and have the workers go by it that there are."""
+        fewer_or_more = spec.workers != self.spec.workers
+        self.spec = spec
+        if fewer_or_more:
+            self.target = spec.workers
+        if spec.scaling is not None:
+            self.target = spec.scaling.clamp(self.target)
+        if self.roll is not None:
+            self.roll.before = with_live_part(self.roll.before, spec)
+            self.roll.target_before = self.target
+        for worker in self.workers.values():
+            worker.spec = with_live_part(worker.spec, spec)
+            if not worker.relieved:
+                worker.wish = None  # it asks again if by the limits that it has now there is a reason to
+            self.roster.touch(worker)
+        self.wishes.clear()
+        self.look_again()
+        yield Adjust(spec)
+        yield self.report("adjusted", f"Pool {self.name} goes on with other settings")
 
     def remove(self) -> Iterator[Effect]:
         """It is in the configuration no more: stop, for good."""

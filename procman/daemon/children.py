@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core import lifecycle as say
+from procman.core.difference import with_live_part
 from procman.core.pool import describe_status
 from procman.core.reason import Reason
 from procman.core.spec import LOG, ExecWork, JobrunnerWork, Kind
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from procman.core.effect import Retire, Spawn, StartTemplate
+    from procman.core.effect import Adjust, Retire, Spawn, StartTemplate
     from procman.core.event import Event
     from procman.core.spec import DaemonSpec, PoolSpec
     from procman.daemon.listeners import Listeners
@@ -216,6 +217,18 @@ class Children:
             worker.channel.send(say.Retire(reason=effect.reason))
         except ChannelClosed:
             self.send_signal(worker, signal.SIGINT)
+
+    def adjust(self, effect: Adjust) -> None:
+        """Have everybody in the pool go by what is in force now."""
+        for child in (*self.workers.values(), *self._templates.values()):
+            if child.spec.name != effect.spec.name:
+                continue
+            before, child.spec = child.spec, with_live_part(child.spec, effect.spec)
+            if before.limits != child.spec.limits and child.channel is not None:
+                try:
+                    child.channel.send(say.Adjust(limits=child.spec.limits))
+                except ChannelClosed:
+                    pass  # its end is on its way
 
     def interrupt(self, worker_id: int, reason: Reason) -> None:
         worker = self.workers.get(worker_id)

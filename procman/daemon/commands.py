@@ -90,6 +90,7 @@ class Commands:
                 "generation": pool.generation if pool else None,
                 "reason": effect.reason,
                 "traceback": effect.traceback,
+                **({"change": effect.change.value} if effect.change else {}),
             },
         )
 

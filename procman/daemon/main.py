@@ -232,6 +232,8 @@ class Daemon:
 
     def _perform_for_pool(self, effect: Effect) -> None:
         match effect:
+            case do.Adjust():
+                self.children.adjust(effect)
             case do.Measure(pool):
                 sockets = self._listeners.sockets(self.arbiter.pools[pool].spec)
                 self.emit(ev.Measured(pool, self._gauge.measure(effect, sockets)))
@@ -384,8 +386,12 @@ class Daemon:
         # What needs a restart stays as it is, and is told again the next time.
         self.spec = replace(self.spec, pools=spec.pools, stop_timeout=spec.stop_timeout, auth=spec.auth)
         self._reception.allow(spec)
+        before = {pool.name: pool.spec for pool in self.arbiter.pools.values() if not pool.removed}
+        same = before == {pool.name: pool for pool in spec.pools}
         operation = self.commands.begin("reload", tuple(pool.name for pool in spec.pools), call)
-        self.emit(ev.Configured(spec.pools, operation))
+        self._herald.update(self._describe(), reloading=True)
+        # A file that says what it said before was not read for its own sake: there is new code.
+        self.emit(ev.Configured(spec.pools, operation, unchanged=same))
         self._work_off_events()
         return ""
 

@@ -20,11 +20,12 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Dumped, Failed, Ping, Ready, Recycle, Retire, Retiring, cut
+from procman.core.lifecycle import Adjust, Dumped, Failed, Ping, Ready, Recycle, Retire, Retiring, cut
 from procman.core.reason import Reason
 from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from procman.core.lifecycle import Seat
-    from procman.core.spec import DatabaseSpec, PoolSpec
+    from procman.core.spec import DatabaseSpec, Limits, PoolSpec
     from procman.observe.scoreboard import Record
     from procman.unix.channel import Channel
 
@@ -87,21 +88,25 @@ class Child:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
+        self._born = monotonic()
         # Only jitter: not a secret, but not the same in every fork of one template either.
-        random = Random(os.getpid() ^ seat.record)
+        self._luck = Random(os.getpid() ^ seat.record).random()
         limits = spec.limits
-        self._most_requests = limits.requests and limits.requests + random.randint(0, limits.requests_jitter)
         # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
         self.abort_current: Callable[[Reason], None] = self._abort
-        self._cpu: CpuLimit | None = None
-        if limits.time_cpu is not None and not spec.concurrent:
-            self._cpu = CpuLimit(limits.time_cpu, record, self._on_cpu_used)
-        soft = limits.memory_soft
-        self._memory = None if soft is None else SoftMemory(soft, limits.memory_metric, self.name)
+        self._go_by(limits)
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
         cancels = limits.time_real is not None and not spec.concurrent and uses_database(database)
         self._canceller = Canceller(self._waits_for_interruption) if cancels else None
-        self._age_deadline = limits.age and monotonic() + limits.age + random.random() * limits.age_jitter
+
+    def _go_by(self, limits: Limits) -> None:
+        self._most_requests = limits.requests and limits.requests + int(self._luck * (limits.requests_jitter + 1))
+        self._cpu: CpuLimit | None = None
+        if limits.time_cpu is not None and not self.spec.concurrent:
+            self._cpu = CpuLimit(limits.time_cpu, self.record, self._on_cpu_used)
+        soft = limits.memory_soft
+        self._memory = None if soft is None else SoftMemory(soft, limits.memory_metric, self.name)
+        self._age_deadline = limits.age and self._born + limits.age + self._luck * limits.age_jitter
 
     # -- life cycle ---------------------------------------------------------------------------------------
 
@@ -123,14 +128,37 @@ class Child:
         # chain: faulthandler writes from the C handler, then the handler above gets its turn.
         faulthandler.register(signal.SIGQUIT, file=self._dump_fd, all_threads=True, chain=True)
         self._watch_channel()
-        if self.spec.limits.memory_hard is not None:
-            # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
-            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-            resource.setrlimit(resource.RLIMIT_DATA, (self.spec.limits.memory_hard, hard))
+        self._memory_before = resource.getrlimit(resource.RLIMIT_DATA)
+        self._limit_memory()
         if self._cpu is not None:
             self._cpu.start()
         if self._canceller is not None:
             self._canceller.start()
+
+    def _limit_memory(self) -> None:
+        # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
+        before, most = self._memory_before
+        hard = self.spec.limits.memory_hard
+        resource.setrlimit(resource.RLIMIT_DATA, (before if hard is None else hard, most))
+
+    def adjust(self, limits: Limits) -> None:
+        """Go by these limits from now on, between units.
+
+        A worker that had no ``time_real`` when it started has no thread that cancels queries either, which can't be
+        had when there are other threads already: then the server ends them, when their client is gone.
+        """
+        if self._cpu is not None:
+            self._cpu.stop()
+        self.spec = replace(self.spec, limits=limits)
+        self._go_by(limits)
+        if self._cpu is not None:
+            self._cpu.start()
+        try:
+            self._limit_memory()
+        except (OSError, ValueError) as error:
+            log.error("Worker %s (%d) can't be limited to this memory: %s", self.name, os.getpid(), error)
+        self._recycling = None
+        self.check_limits()
 
     def _watch_channel(self) -> None:
         # O_ASYNC: SIGIO tells us of the end of the file even in the middle of a unit (fcntl(2), F_SETOWN).
@@ -175,6 +203,8 @@ class Child:
                 os.close(fd)
             if isinstance(message, Retire):
                 self.retire(message.reason)
+            elif isinstance(message, Adjust):
+                self.adjust(message.limits)
             elif isinstance(message, Ping):
                 self.record.beat()
 

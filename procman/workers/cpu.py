@@ -42,6 +42,10 @@ class CpuLimit:
         tick = cpu_tick(self._limit)
         signal.setitimer(signal.ITIMER_PROF, tick, tick)
 
+    def stop(self) -> None:
+        """Count no more."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
     def begin(self) -> None:
         """A unit begins."""
         self._since = None

@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from procman.core.codec import encode
-from procman.core.lifecycle import Failed, Fork, Forked, Ready, ToChild, cut
+from procman.core.lifecycle import Adjust, Failed, Fork, Forked, Ready, ToChild, cut
 from procman.core.spec import CronWork, HttpWork
 from procman.errors import ChannelClosed
 from procman.observe import logs
@@ -71,6 +72,8 @@ class Template:
             message, fds = received
             if isinstance(message, Fork):
                 self._fork(message.seat, *fds)
+            elif isinstance(message, Adjust):
+                self._boot = replace(self._boot, pool=replace(self._boot.pool, limits=message.limits))
 
     def _fork(self, seat: Seat, channel_fd: int, dump_fd: int) -> None:
         between = None

@@ -324,7 +324,7 @@ def test_scale_up_and_really_down():
 
 def test_a_new_configuration_adds_changes_and_removes_pools():
     world = serving(pool("http", workers=1), pool("old"))
-    world.send(ev.Configured((pool("http", workers=3), pool("new"), pool("not", autostart=False)), "op"))
+    world.send(ev.Configured((pool("http", workers=3, nice=1), pool("new"), pool("not", autostart=False)), "op"))
     assert world.names() == ["http.1@2", "http.2@2", "http.3@2", "new.1@1"]
     assert sorted(world.concluded) == [("op", "http", "done"), ("op", "new", "done"), ("op", "not", "done")]
     assert [e.pool for e in world.of(do.Forget)] == ["old"]
@@ -333,7 +333,7 @@ def test_a_new_configuration_adds_changes_and_removes_pools():
 def test_a_reload_to_more_workers_starts_no_more_of_the_old_generation():
     world = serving(pool("http", workers=1))
     world.slow.add("http")
-    world.send(ev.Configured((pool("http", workers=3),), "op"))
+    world.send(ev.Configured((pool("http", workers=3, nice=1),), "op"))
     assert world.names() == ["http.1@1", "http.2@2"]
     for slot in (2, 3, 1):
         world.send(ev.WorkerReady(world.id_of(f"http.{slot}", 2)))
@@ -343,7 +343,7 @@ def test_a_reload_to_more_workers_starts_no_more_of_the_old_generation():
 def test_a_configuration_that_is_taken_back_half_way_leaves_what_there_was():
     world = serving(pool("http", workers=1))
     world.slow.add("http")
-    world.send(ev.Configured((pool("http", workers=3),), "op"))
+    world.send(ev.Configured((pool("http", workers=3, nice=1),), "op"))
     world.slow.clear()
     world.send(ev.Configured((pool("http", workers=1),), "op2"))
     assert world.names() == ["http.1@3"]
@@ -357,7 +357,7 @@ def test_a_pool_that_is_put_back_before_it_has_gone_comes_again():
     world.send(ev.Configured((pool("http", workers=2), pool("other")), "op"))
     world.stubborn.clear()
     world.exit(world.id_of("http.1"))
-    assert world.names() == ["http.1@1", "http.2@1", "other.1@3"]
+    assert world.names() == ["http.1@1", "http.2@1", "other.1@1"]
     assert ("op", "http", "done") in world.concluded
 
 

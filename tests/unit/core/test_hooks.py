@@ -94,7 +94,7 @@ def test_a_before_reload_that_fails_rejects_the_reload_and_its_configuration():
     world = hooked()
     world.start()
     world.failing_hooks.add("before_reload")
-    new = replace(world.arbiter.pools["one"].spec, workers=5)
+    new = replace(world.arbiter.pools["one"].spec, workers=5, nice=1)
     assert story(world.send(ev.Configured((new,), "op"))) == ["before_reload", "hook_failure", "reload_rejected"]
     assert world.of(do.Concluded)[-1].reason == "before_reload: status 1"
     world.failing_hooks.clear()
