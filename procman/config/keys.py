@@ -272,7 +272,13 @@ DATABASE = Table(
         _key(
             "cache_size",
             OrNone(Size(optional=True)),
-            "Of all that is `@procman.cached`, per process and database: estimated, what was used least recently goes.",
+            "Of all that is `@procman.cached`, per process: estimated, what was used least recently goes.",
+            of=DatabaseSpec,
+        ),
+        _key(
+            "registries",
+            Integer(1),
+            "Of so many databases a process keeps registry and caches; the one used least recently goes.",
             of=DatabaseSpec,
         ),
         _key("connections", Integer(1, 1000), "At most so many per process and database.", of=DatabaseSpec),

@@ -338,7 +338,8 @@ class DatabaseSpec:
     embedded: bool = False
     isolation: Isolation = Isolation.REPEATABLE_READ
     signaling: SignalStore = SignalStore.DIGEST
-    cache_size: int | None = 256 * 1024 * 1024  # of all cached values of a process and database
+    cache_size: int | None = 256 * 1024 * 1024  # of all cached values of a process
+    registries: int = 64  # databases whose registry and caches a process keeps
     connections: int = 8  # of a process, to each database
     connection_idle_time: float | None = 600.0
     connection_lifetime: float | None = 3600.0

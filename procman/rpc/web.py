@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 _JSON = "/jsonrpc"
 _XML = {"/xmlrpc": "", "/xmlrpc/2/common": "common", "/xmlrpc/2/object": "object"}
-_PATHS = frozenset(path.encode() for path in (_JSON, *_XML))
 _TYPES = {
     _JSON: ("application/json", "application/json-rpc", "application/jsonrequest"),
     **dict.fromkeys(_XML, ("text/xml", "application/xml")),
 }
 
 
-def serves(path: bytes) -> bool:
+def serves(path: str) -> bool:
     """Whether a request for this path is for `application`: only where something is exposed."""
-    return path in _PATHS and bool(names())
+    return path in _TYPES and bool(names())
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

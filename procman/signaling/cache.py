@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from procman.signaling.store import Fingerprints, Tag
 
@@ -162,17 +162,18 @@ class Generations:
         """The generation that is kept of each group."""
         return dict(self._current)
 
-    def shrink(self, most: int) -> None:
-        """Forget values until those of all groups have at most ``most`` bytes: the largest tables give first."""
-        tables = [table for generation in self.current().values() for table in generation.tables().values()]
-        excess = sum(table.size for table in tables) - most
+
+def shrink(tables: Iterable[Table], most: int) -> None:
+    """Forget values until the tables have at most ``most`` bytes together: the largest give first."""
+    tables = list(tables)
+    excess = sum(table.size for table in tables) - most
+    if excess <= 0:
+        return
+    # A little more than needed, so that not every value that is put begins anew.
+    excess += most // 16
+    for table in sorted(tables, key=lambda table: table.size, reverse=True):
+        before = table.size
+        table.shrink(max(0, before - excess))
+        excess -= before - table.size
         if excess <= 0:
             return
-        # A little more than needed, so that not every value that is put begins anew.
-        excess += most // 16
-        for table in sorted(tables, key=lambda table: table.size, reverse=True):
-            before = table.size
-            table.shrink(max(0, before - excess))
-            excess -= before - table.size
-            if excess <= 0:
-                return

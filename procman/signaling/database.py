@@ -65,7 +65,6 @@ class Database:
         self.url = url
         self._isolation = spec.isolation
         self._store = store_of(spec)
-        self._cache_size = spec.cache_size
         self._relaxed = relaxed
         self._hint = Hint(hints, name)
         self._recent: Recent | None = None
@@ -142,11 +141,6 @@ class Database:
         except psycopg2.Error as error:
             log.debug("Database %s: signals not folded: %s", self.name, error)
             roll_back(connection)
-
-    def limit_caches(self) -> None:
-        """Give up values when all of them together have become too large."""
-        if self._cache_size is not None:
-            self.generations.shrink(self._cache_size)
 
     def signal(self, groups: Iterable[str]) -> None:
         """Signal, in a transaction that consists of nothing else."""

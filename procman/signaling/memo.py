@@ -38,7 +38,7 @@ def cached(
     Every caller gets the same object: do not change it. An exception is not remembered. With ``ttl`` a result is
     remembered for that many seconds at most, for what depends on more than the database.
 
-    All cached values of a process and database together take at most `[database] cache_size` (default 256 MiB, as
+    All cached values of a process together take at most `[database] cache_size` (default 256 MiB, as
     estimated when they are put); beyond that the functions with the most give up what they used least recently.
 
     Raises NoDatabase and DatabaseUnavailable like `cursor`, for each unit checks once whether its caches hold.
@@ -170,7 +170,7 @@ class Cached(Generic[P, R]):
             return
         size = weight(key) + weight(value)
         unit.generation(self.group).put(self, key, kept, maxsize=self.maxsize, size=size)
-        unit.require_database().limit_caches()
+        runtime.limit_caches()
 
     def _make_key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         key: Hashable

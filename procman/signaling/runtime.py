@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from procman.core.spec import DatabaseSpec
 from procman.db.connection import database_name, execute, url_for
 from procman.errors import NoDatabase
 from procman.signaling import store, units
+from procman.signaling.cache import shrink
 from procman.signaling.database import Database, store_of
 from procman.signaling.units import Meter, Unit, current
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from procman.signaling.memo import Cached
 
 AUTO = "auto"  # in place of a name: every database the role owns
+
+log = logging.getLogger("procman.signaling")
 
 known_functions: list[Cached[..., Any]] = []
 
@@ -51,7 +56,7 @@ class Runtime:
         self._hints = hints
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
-        self._databases: dict[str, Database] = {}
+        self._databases: OrderedDict[str, Database] = OrderedDict()
         self._lock = threading.Lock()
 
     def database(self, name: str | None) -> Database | None:
@@ -70,7 +75,23 @@ class Runtime:
                 raise NoDatabase(f"database {name!r} is not among the configured ones")
             with self._lock:
                 database = self._databases.setdefault(name, self._make(name))
+        self._note_use(name)
         return database
+
+    def _note_use(self, name: str) -> None:
+        """Give up what is known of the database that has not been used for longest, when there are too many.
+
+        Units that are in it go on: what they hold goes with the last of them.
+        """
+        if len(self._databases) == 1 or self.spec is None:
+            return
+        with self._lock:
+            if name in self._databases:
+                self._databases.move_to_end(name)
+            while len(self._databases) > self.spec.registries:
+                forgotten, database = self._databases.popitem(last=False)
+                log.info("Database %s has not been used for longest: its registry and caches are given up", forgotten)
+                database.close()
 
     def names(self) -> tuple[str, ...]:
         """The configured databases, the main one first; asks the server when they are to be discovered."""
@@ -251,6 +272,13 @@ def tables() -> Iterator[tuple[Any, Table]]:
     for database in _configured().opened():
         for generation in database.generations.current().values():
             yield from generation.tables().items()
+
+
+def limit_caches() -> None:
+    """Give up values when all of this process together have become too large."""
+    spec = _configured().spec
+    if spec is not None and spec.cache_size is not None:
+        shrink((table for _, table in tables()), spec.cache_size)
 
 
 def clear(function: Any) -> None:

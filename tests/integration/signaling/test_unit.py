@@ -362,3 +362,28 @@ def test_isolation_is_as_configured(prices_url, isolation):
         cr.execute("SHOW transaction_isolation")
         assert cr.fetchone() == (isolation.value,)
     signaling.configure(None)
+
+
+def test_the_registries_of_few_databases_are_kept(configured, postgres_server, monkeypatch):
+    loads = []
+
+    def load(cr):
+        cr.execute("SELECT current_database()")
+        loads.append(cr.fetchone()[0])
+        return loads[-1]
+
+    monkeypatch.setattr("procman.signaling.loading._loaders", [load])
+    main = signaling.databases()[0]
+    names = [main, f"{main}_b", f"{main}_c"]
+    for name in names[1:]:
+        postgres_server.execute(f'CREATE DATABASE "{name}"')
+    try:
+        signaling.configure(DatabaseSpec(url=configured, databases=tuple(names[1:]), registries=2))
+        for name in [names[0], names[1], names[0], names[2], names[0], names[1]]:
+            with signaling.unit(name):
+                assert procman.registry() == name
+        assert loads == [names[0], names[1], names[2], names[1]]
+    finally:
+        signaling.configure(None)
+        for name in names[1:]:
+            postgres_server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -100,6 +100,7 @@ VALUES = {
         "isolation": st.sampled_from([level.value for level in Isolation]),
         "signaling": st.sampled_from(["digest", "sequences"]),
         "cache_size": or_none(sizes),
+        "registries": st.integers(1, 1000),
         "connections": st.integers(1, 1000),
         "connection_idle_time": or_none(durations),
         "connection_lifetime": or_none(durations),

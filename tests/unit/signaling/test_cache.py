@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from procman.signaling.cache import MISSING, Generations, Table
+from procman.signaling.cache import MISSING, Generations, Table, shrink
 from procman.signaling.store import Signals, Tag
 
 
@@ -94,6 +94,10 @@ def test_a_table_knows_its_size():
     assert (table.size, len(table)) == (0, 0)
 
 
+def tables_of(generations):
+    return [table for generation in generations.current().values() for table in generation.tables().values()]
+
+
 def fill(generations, group, function, count, size):
     generation = generations.take(group, tag(1))
     for number in range(count):
@@ -105,9 +109,9 @@ def test_the_largest_give_first_when_all_are_too_large():
     generations = Generations()
     small = fill(generations, "g", "small", 10, 1)
     large = fill(generations, "h", "large", 10, 100)
-    generations.shrink(1010)
+    shrink(tables_of(generations), 1010)
     assert len(large.tables()["large"]) == 10
-    generations.shrink(900)
+    shrink(tables_of(generations), 900)
     assert len(small.tables()["small"]) == 10
     assert large.tables()["large"].size <= 900 - 10
     assert large.get("large", 9) == 9
@@ -117,7 +121,7 @@ def test_the_largest_give_first_when_all_are_too_large():
 def test_all_give_when_there_is_no_room_at_all():
     generations = Generations()
     tables = [fill(generations, "g", name, 10, 10).tables()[name] for name in "abc"]
-    generations.shrink(0)
+    shrink(tables_of(generations), 0)
     assert [table.size for table in tables] == [0, 0, 0]
 
 
