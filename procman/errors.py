@@ -67,6 +67,10 @@ class Refused(ControlError):
     exit_code = 5
 
 
+class CertificateError(ProcmanError):
+    """A certificate or its private key can't be used; ``str()`` says which file and why."""
+
+
 class DatabaseUnavailable(ProcmanError):
     """PostgreSQL can't be reached, or the connection was lost."""
 

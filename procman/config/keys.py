@@ -503,7 +503,21 @@ POOL = Table(
             of=HttpWork,
             kinds={Kind.HTTP},
         ),
-        *_unbuilt("", "certfile", "keyfile", "access_log", kinds={Kind.HTTP}),
+        _key(
+            "certfile",
+            FilePath("a file"),
+            "Certificate and its chain, in PEM form: TLS is spoken on all addresses but unix sockets.",
+            default=Computed("none: plain HTTP"),
+            kinds={Kind.HTTP},
+        ),
+        _key(
+            "keyfile",
+            FilePath("a file"),
+            "Its private key, without a password.",
+            default=Computed("in `certfile`, too"),
+            kinds={Kind.HTTP},
+        ),
+        *_unbuilt("", "access_log", kinds={Kind.HTTP}),
         _key(
             "poll_timeout",
             Duration(),

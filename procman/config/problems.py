@@ -74,6 +74,7 @@ class Code(Enum):
     NO_COMMAND = ("P051", "The program of a command is not found or can't be executed (--check).")
     NO_DIRECTORY = ("P052", "A directory is missing, is not a directory, or can't be written (--check).")
     NOT_PERMITTED = ("P053", "What the pool asks for needs root (--check).")
+    CERTIFICATE = ("P054", "A certificate or its private key can't be used (--check).")
 
     def __init__(self, code: str, meaning: str) -> None:
         self.code = code

@@ -190,7 +190,7 @@ def plain_addresses(fields: dict[str, Any]) -> tuple[Address, ...]:
     proxies = fields.get("trusted_proxies", ()) if fields.get("proxy_protocol") else ()
     if UNIX in proxies:
         binds = [bind for bind in binds if not isinstance(bind, UnixAddress)]
-    if trusts_loopback(proxies):
+    if trusts_loopback(proxies) or fields.get("certfile") is not None:
         binds = [bind for bind in binds if not isinstance(bind, TcpAddress)]
     return tuple(binds)
 
@@ -277,6 +277,9 @@ def _limits(draft: Draft) -> Iterator[Problem]:
 
 def _proxies(draft: Draft) -> Iterator[Problem]:
     for pool in draft.of_kind(Kind.HTTP):
+        if "keyfile" in pool.given and "certfile" not in pool.given:
+            message = "a key without its certificate; expected certfile as well"
+            yield Problem(Code.CONTRADICTION, pool.path("keyfile"), message)
         if pool.fields.get("trusted_proxies", ()):
             continue
         for key, otherwise in (("proxy_headers", PROXY_HEADERS), ("proxy_protocol", False)):

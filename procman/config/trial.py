@@ -29,6 +29,7 @@ from procman.core.spec import (
     UnixAddress,
     listening_addresses,
 )
+from procman.errors import CertificateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ def check(path: str, environ: Mapping[str, str], *, uid: int | None = None) -> D
             *_modules(pool),
             *_command(pool, environ),
             *_permissions(pool, uid),
+            *_certificates(pool),
         ]
     if problems:
         raise loaded.error(problems)
@@ -160,6 +162,16 @@ def _program(pool: PoolSpec, program: str, path: Path, environ: Mapping[str, str
         where = "" if "/" in program else f" on PATH ({search})"
         message = f"there is no program {found}{where} that can be executed"
         yield Problem(Code.NO_COMMAND, ("pools", pool.name, *path), message)
+
+
+def _certificates(pool: PoolSpec) -> Iterator[Problem]:
+    if isinstance(pool.work, HttpWork) and pool.work.certfile is not None:
+        from procman.config.certificates import load as load_certificate  # ssl is not free, and seldom needed
+
+        try:
+            load_certificate(pool.work.certfile, pool.work.keyfile)
+        except CertificateError as error:
+            yield Problem(Code.CERTIFICATE, ("pools", pool.name, "certfile"), str(error))
 
 
 def _permissions(pool: PoolSpec, uid: int) -> Iterator[Problem]:

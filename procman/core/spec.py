@@ -161,6 +161,8 @@ class HttpWork:
     trusted_proxies: tuple[str, ...] = ()  # addresses, networks, "unix"
     proxy_headers: tuple[str, ...] = PROXY_HEADERS
     proxy_protocol: bool = False
+    certfile: str | None = None
+    keyfile: str | None = None  # None: in certfile, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

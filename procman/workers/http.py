@@ -247,6 +247,7 @@ class HttpWorker:
             if connection.flush():
                 self._go_on(connection)
             else:
+                connection.watch(connection.wanted(EPOLLOUT))
                 self._wait(connection, Phase.READER, SEND_TIMEOUT)
         # else there is enough to do before more is read
 

@@ -27,6 +27,7 @@ from procman.workers.wsgi import ClientGone
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from procman.errors import BadRequest
     from procman.wire.http import RequestParser
     from procman.wire.request import Request
     from procman.wire.response import ResponseHead
@@ -158,6 +159,12 @@ class Connection:
         self.sock = stream
         self.plain = plain
         self.recv, self.send_now = stream.recv, stream.send
+
+    def refuse(self, refusal: BadRequest) -> bytes:
+        """For a stream to return what it can't let through: it is answered as a malformed request is."""
+        log.warning("A connection from %s was refused: %s", self.peer[0] or "unix", refusal)
+        self.parser.error = refusal
+        return b"?"  # something has come; the parser reads no more
 
     # -- responses (wsgi.Client) ---------------------------------------------------------------------------
 

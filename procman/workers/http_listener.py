@@ -55,7 +55,7 @@ class Listener:
             poll=self._poll,
             spooled_at_most=self._work.response_buffer,
         )
-        self._door.receive(connection)
+        self._door.receive(connection, sock)
         return connection
 
     def _new_body(self, expected: int | None) -> BinaryIO:

@@ -51,6 +51,10 @@ class Template:
         """Import, say so, fork on request; returns when the arbiter closes the channel."""
         try:
             boot.redirect(self._boot.pool)
+            if isinstance(self._boot.pool.work, HttpWork):
+                from procman.workers import http_tls
+
+                http_tls.context(self._boot.pool.work)  # before the pool's user, who may not read the key
             boot.adopt_policy(self._boot.pool)
             # Again, because a change of credentials has cleared it (prctl(2), PR_SET_PDEATHSIG).
             die_with_parent(signal.SIGKILL, self._parent)

@@ -125,6 +125,8 @@ VALUES = {
         "trusted_proxies": st.sampled_from(["192.0.2.1", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]]),
         "proxy_headers": st.sampled_from(["forwarded", ["x-forwarded-for", "x-forwarded-proto"]]),
         "proxy_protocol": st.booleans(),
+        "certfile": st.just("certificate.pem"),
+        "keyfile": st.just("certificate.key"),
         "poll_timeout": durations,
         "ready": st.sampled_from(["alive", "notify"]) | probes,
         "sockets": st.nothing(),
@@ -203,6 +205,15 @@ def some_of(draw, title, kind=None, always=()):
     return {name: draw(values[name]) for name in sorted(chosen | set(always))}
 
 
+def complete(pairs, number):
+    """Put in what others of these keys can't do without."""
+    if pairs.get("proxy_headers") or pairs.get("proxy_protocol"):
+        pairs.setdefault("trusted_proxies", "192.0.2.1")
+    if pairs.get("certfile") or pairs.get("keyfile"):
+        pairs["certfile"] = "certificate.pem"
+        pairs["bind"] = f"unix:{number}.sock"  # which the job runner can talk to
+
+
 @st.composite
 def web(draw, name, number):
     """What a pool that listens can't do without."""
@@ -226,8 +237,7 @@ def pools(draw, name, kind, number):
     pairs |= draw(some_of("pools.NAME", kind, ["command"] if kind is Kind.EXEC else []))
     for nested in draw(st.sets(st.sampled_from(["backoff", "hooks", "reload"]))):
         pairs[nested] = draw(some_of(f"pools.NAME.{nested}"))
-    if pairs.get("proxy_headers") or pairs.get("proxy_protocol"):
-        pairs.setdefault("trusted_proxies", "192.0.2.1")
+    complete(pairs, number)
     if kind is Kind.JOBRUNNER:
         pairs["workers"] = 1
         pairs.pop("target", None)
