@@ -94,6 +94,8 @@ class Child:
         limits = spec.limits
         # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
         self.abort_current: Callable[[Reason], None] = self._abort
+        # Such a loop is told when other limits apply.
+        self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
         cancels = limits.time_real is not None and not spec.concurrent and uses_database(database)
@@ -153,6 +155,7 @@ class Child:
         self._go_by(limits)
         if self._cpu is not None:
             self._cpu.start()
+        self.limits_changed(limits)
         try:
             self._limit_memory()
         except (OSError, ValueError) as error:

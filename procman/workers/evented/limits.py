@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from procman.core.spec import Limits
     from procman.observe.scoreboard import Record
     from procman.workers.child import Child
 
@@ -63,18 +64,30 @@ class Units:
         self._child = child
         self._wake = wake
         self._running: dict[object, _Unit] = {}  # by greenlet; the oldest first
-        limits = child.spec.limits
-        self._time_real = limits.time_real
-        self._cpu = None if limits.time_cpu is None else HubCpuLimit(limits.time_cpu, child.record, self._hogged)
-        self._memory: SoftMemory | None = None
-        if limits.memory_soft is not None:
-            self._memory = SoftMemory(limits.memory_soft, limits.memory_metric, child.name)
+        self._cpu: HubCpuLimit | None = None
+        self._go_by(child.spec.limits)
         self._look = get_hub().loop.timer(LOOK_AFTER)
         self._looks = False
 
     def start(self) -> None:
         """From now on limits act. To be called in the main thread."""
         self._child.abort_current = self._abort_current
+        self._child.limits_changed = self._adjust
+        if self._cpu is not None:
+            self._cpu.start()
+
+    def _go_by(self, limits: Limits) -> None:
+        self._time_real = limits.time_real
+        self._cpu = None if limits.time_cpu is None else HubCpuLimit(limits.time_cpu, self._child.record, self._hogged)
+        self._memory: SoftMemory | None = None
+        if limits.memory_soft is not None:
+            self._memory = SoftMemory(limits.memory_soft, limits.memory_metric, self._child.name)
+
+    def _adjust(self, limits: Limits) -> None:
+        """Other limits apply to the units that begin from now on."""
+        if self._cpu is not None:
+            self._cpu.stop()
+        self._go_by(limits)
         if self._cpu is not None:
             self._cpu.start()
 

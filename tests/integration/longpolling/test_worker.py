@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 
 from procman import bus, signaling
-from procman.core.lifecycle import Failed, Recycle, Retiring
+from procman.core.lifecycle import Adjust, Failed, Recycle, Retiring
 from procman.core.reason import Reason
 from procman.core.spec import DatabaseSpec, Limits
 from tests.integration.longpolling.worker import Poll, Worker, poll_body
@@ -393,6 +393,20 @@ def test_it_asks_to_be_replaced_after_its_requests_and_serves_on(start):
     worker = start(limits=Limits(requests=3))
     for _ in range(5):
         assert worker.request("GET", "/patched")[0] == 200
+    assert worker.receive() == Recycle(reason=Reason.MAX_REQUESTS)
+    worker.retire(Reason.MAX_REQUESTS)
+    assert worker.receive() == Retiring(reason=Reason.MAX_REQUESTS)
+    assert worker.gone() == 0
+
+
+def test_other_limits_reach_it_while_it_serves(start):
+    worker = start()
+    assert worker.request("GET", "/patched")[0] == 200
+    worker.channel.send(Adjust(limits=Limits(requests=3)))
+    for _ in range(2):
+        assert worker.request("GET", "/patched")[0] == 200
+    assert worker.receive() == Recycle(reason=Reason.MAX_REQUESTS)
+    worker.channel.send(Adjust(limits=Limits(requests=2)))  # it asks again: what it said was forgotten with the limits
     assert worker.receive() == Recycle(reason=Reason.MAX_REQUESTS)
     worker.retire(Reason.MAX_REQUESTS)
     assert worker.receive() == Retiring(reason=Reason.MAX_REQUESTS)
