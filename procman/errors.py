@@ -5,6 +5,7 @@ ProcmanError
 ├── AddressError            a listening address can't be bound or was not handed over
 ├── ApplicationError        the application can't be imported, or is not what its pool needs
 ├── ChannelClosed           the process at the other end of a channel is gone
+│   └── ChannelFull         it does not read what is sent to it
 ├── ControlError            a control command failed
 │   ├── NotReachable        no daemon answers at the endpoint (exit code 3)
 │   ├── TimedOut            no answer in time (exit code 4)
@@ -41,6 +42,10 @@ class ApplicationError(ProcmanError):
 
 class ChannelClosed(ProcmanError):
     """The process at the other end of the channel is gone."""
+
+
+class ChannelFull(ChannelClosed):
+    """The process at the other end of the channel does not read; for most purposes it is as good as gone."""
 
 
 class ControlError(ProcmanError):

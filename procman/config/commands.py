@@ -8,7 +8,8 @@ from procman.config.addresses import ListenAddress, absolute, is_socket_name
 from procman.config.problems import Code, Problem, Wrong, quoted, suggestion
 from procman.config.values import Duration, Given, Text, Type, Word, toml_string
 from procman.config.words import Command
-from procman.core.spec import ALIVE, INHERIT, LOG, NOTIFY, NULL, Address, Probe, ProbeKind
+from procman.core.command import INHERIT, LOG, NULL
+from procman.core.spec import ALIVE, NOTIFY, Address, Probe, ProbeKind
 from procman.core.target import target
 
 _KINDS = tuple(kind.value for kind in ProbeKind)

@@ -14,8 +14,8 @@ from procman.config.addresses import ListenAddress
 from procman.config.problems import Code, Problem, dotted, quoted, suggestion, words
 from procman.config.proxies import UNIX, trusts_loopback
 from procman.config.values import Given, Size
+from procman.core.command import LOG, SLOT
 from procman.core.spec import (
-    LOG,
     PROXY_HEADERS,
     Address,
     Kind,
@@ -26,7 +26,6 @@ from procman.core.spec import (
     TcpAddress,
     UnixAddress,
 )
-from procman.core.target import SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,10 +15,8 @@ from procman.config.problems import Code, Problem, quoted
 from procman.config.reader import load
 from procman.config.rules import is_dashboard
 from procman.config.words import group_name, user_name
+from procman.core.command import INHERIT, LOG, NULL
 from procman.core.spec import (
-    INHERIT,
-    LOG,
-    NULL,
     CronWork,
     ExecWork,
     HookName,

@@ -39,8 +39,11 @@ class Seat:
 class Boot:
     """First message to an executed process. Descriptors: scoreboard, dump file (if seated), listeners.
 
+    To the nursery it is an order for one command. Descriptors: the command's channel.
+
     ``seat`` is None for a template, which gets its seats one by one by `Fork`. ``arbiter`` is the pid of the sender
     and ``open_files`` the soft limit of open descriptors that the daemon was started with; 0 when not known.
+    ``notify`` is the $NOTIFY_SOCKET of a command.
     """
 
     pool: PoolSpec
@@ -51,6 +54,7 @@ class Boot:
     state_dir: str
     arbiter: int = 0
     open_files: int = 0
+    notify: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ class Adjust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
-    """From a worker that was just forked: this is its pid. The arbiter believes what the kernel says about that."""
+    """From a worker or command just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
     pid: int
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from procman.core.command import INHERIT
+
 
 class Kind(StrEnum):
     """What the workers of a pool do."""
@@ -211,10 +213,6 @@ class Probe:
 # When a command is ready, if it has no probe.
 ALIVE = "alive"
 NOTIFY = "notify"
-# Where output goes, if not to a file.
-INHERIT = "inherit"
-NULL = "null"
-LOG = "log"
 
 
 class KillMode(StrEnum):

@@ -13,12 +13,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from procman.core.command import in_slot
 from procman.core.spec import ProbeKind, TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
     from procman.core.spec import Probe
 
-SLOT = "${slot}"
 MOST_HEAD = 4096  # bytes of an answer that are looked at; its first line is all that is wanted
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r|$)")
@@ -30,11 +30,6 @@ class Target:
 
     address: TcpAddress | UnixAddress
     request: bytes = b""
-
-
-def in_slot(text: str, slot: int) -> str:
-    """The text with the number of the slot in it, where it asks for that."""
-    return text.replace(SLOT, str(slot))
 
 
 def target(probe: Probe, slot: int) -> Target:

@@ -7,15 +7,18 @@ import os
 import random
 import signal
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core import lifecycle as say
+from procman.core.command import LOG
 from procman.core.difference import with_live_part
 from procman.core.pool import describe_status
 from procman.core.reason import Reason
-from procman.core.spec import LOG, ExecWork, JobrunnerWork, Kind
+from procman.core.spec import ExecWork, JobrunnerWork, Kind
+from procman.daemon.nursery import Nursery
+from procman.daemon.processes import Child, Command, Errand, Process, TemplateProcess, WorkerProcess
 from procman.daemon.readiness import ReadinessSocket
 from procman.errors import ChannelClosed
 from procman.unix import process
@@ -38,7 +41,6 @@ log = logging.getLogger("procman.arbiter")
 MODULES = {
     Kind.JOBRUNNER: "procman.workers.jobrunner",
     Kind.LONGPOLLING: "procman.workers.longpolling",
-    Kind.EXEC: "procman.workers.shim",
     Kind.POSTGRES: "procman.workers.postgres",
 }
 
@@ -47,62 +49,6 @@ MODULES = {
 LOST_PATIENCE = 1.0
 # What the service manager has told the daemon alone, sd_listen_fds(3).
 NOT_FOR_CHILDREN = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID")
-
-
-@dataclass(eq=False)
-class Process:
-    """A child process. ``pid`` is unknown while a template has not forked it yet."""
-
-    name: str
-    spec: PoolSpec
-    channel: Channel | None
-    pid: int | None = None
-    pidfd: int | None = None
-    generation: int = 0
-    dump_fd: int | None = None
-    on_dump: list[Callable[[str], None]] = field(default_factory=list)
-
-    def forget_stacks(self) -> None:
-        """Empty the file that stacks are written to; its offset is shared with the process, which writes there."""
-        if self.dump_fd is not None:
-            os.ftruncate(self.dump_fd, 0)
-            os.lseek(self.dump_fd, 0, os.SEEK_SET)
-
-    def no_more_stacks(self) -> None:
-        """It is gone: whoever waits for its stacks gets none."""
-        waiting, self.on_dump = self.on_dump, []
-        for callback in waiting:
-            callback("")
-        if self.dump_fd is not None:
-            os.close(self.dump_fd)
-            self.dump_fd = None
-
-    def end_channel(self, loop: Loop) -> None:
-        """Listen to it no more, and speak to it no more."""
-        if self.channel is not None:
-            loop.remove_reader(self.channel.fileno())
-            self.channel.close()
-            self.channel = None
-
-
-@dataclass(eq=False)
-class TemplateProcess(Process):
-    traceback: str = ""
-
-
-@dataclass(eq=False)
-class WorkerProcess(Process):
-    id: int = 0
-    slot: int = 0
-    record: int | None = None
-
-
-@dataclass(eq=False)
-class Errand(Process):
-    """A command that is run for a pool and comes to an end. ``failure``: why it could not even be executed."""
-
-    on_end: Callable[[int | None], None] = lambda status: None
-    failure: str = ""
 
 
 class Children:
@@ -131,6 +77,15 @@ class Children:
         self._unswept = False  # an orphan may wait to be reaped
         self.open_files = process.use_all_descriptors()
         self._readiness = ReadinessSocket(loop, self._on_command_ready)
+        self._nursery = Nursery(loop, self._order, self._not_ordered, _environment())
+
+    def prepare(self) -> None:
+        """Start ahead what will be needed soon and takes a moment to start."""
+        if any(pool.kind is Kind.EXEC and pool.autostart for pool in self.spec.pools):
+            try:
+                self._nursery.start()
+            except OSError:
+                pass  # tried again for the first command, which then has the error to show
 
     # -- effects ------------------------------------------------------------------------------------------
     #
@@ -145,7 +100,7 @@ class Children:
             with self._channel_for(template) as theirs:
                 template.dump_fd = dump_fd = os.memfd_create(f"stacks of {template.name}", os.MFD_CLOEXEC)
                 self._execute(template, "procman.workers.template", theirs.fileno())
-                self._boot(template, None, [self._board.fd, dump_fd, *self._listeners.fds(effect.spec)])
+                self._boot(template, [self._board.fd, dump_fd, *self._listeners.fds(effect.spec)])
         except (OSError, ChannelClosed) as error:
             template.traceback = f"{type(error).__name__}: {error}"
             template.end_channel(self._loop)
@@ -174,36 +129,42 @@ class Children:
         )
         self.workers[effect.worker] = worker
         try:
+            worker.record = self._free_records.pop()
+            self._board.clear(worker.record)
+            if spec.kind is Kind.EXEC:
+                self._nursery.order(worker)
+                return
+            worker.dump_fd = dump_fd = os.memfd_create(f"stacks of {worker.name}", os.MFD_CLOEXEC)
             with self._channel_for(worker) as theirs:
-                worker.record = record = self._free_records.pop()
-                self._board.clear(record)
-                worker.dump_fd = dump_fd = os.memfd_create(f"stacks of {worker.name}", os.MFD_CLOEXEC)
-                seat = say.Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=record)
                 if spec.templated:
-                    self._fork(worker, seat, theirs.fileno(), dump_fd)
+                    self._fork(worker, theirs.fileno(), dump_fd)
                 else:
                     self._execute(worker, MODULES[spec.kind], theirs.fileno())
-                    with self._output(worker) as output:
-                        self._boot(worker, seat, [*self._furniture(worker), *self._listeners.fds(spec), *output])
+                    self._boot(worker, [self._board.fd, dump_fd, *self._listeners.fds(spec)])
         except (OSError, ChannelClosed, IndexError) as error:
             self._spawn_failed(worker, error)
 
-    def run(self, errand: Errand, seat: say.Seat, output_fd: int) -> None:
-        """Execute the errand's command, whose output goes to this descriptor. Raises OSError, ChannelClosed."""
+    def run(self, errand: Errand) -> None:
+        """Execute the errand's command; it tells by `on_end` how that went."""
         self._errands.add(errand)
-        try:
-            with self._channel_for(errand) as theirs:
-                self._execute(errand, MODULES[Kind.EXEC], theirs.fileno())
-                self._boot(errand, seat, [output_fd])
-        except (OSError, ChannelClosed):
-            errand.end_channel(self._loop)
-            if errand.pid is None:
-                self._errands.discard(errand)
-            raise
+        self._nursery.order(errand)
+
+    def give_up(self, errand: Errand) -> None:
+        """Kill the errand's command, and all of its session."""
+        if errand.pid is None:
+            self._on_channel(errand)  # its first words may be there already
+        if errand.pid is None:
+            self._withdraw(errand)
+        elif errand.pidfd is not None:
+            process.send_signal(errand.pidfd, signal.SIGKILL)
+            process.kill_session(errand.pid)
 
     def retire(self, effect: Retire) -> None:
         worker = self.workers.get(effect.worker)
         if worker is None:
+            return
+        if worker.spec.kind is Kind.EXEC and worker.pid is None:
+            self.kill(worker.id)  # there is nothing yet that could stop in an orderly way
             return
         if effect.signum is not None:
             self.send_signal(worker, effect.signum)
@@ -255,9 +216,7 @@ class Children:
         if worker.pid is None:
             self._on_channel(worker)  # its first words may be there already
         if worker.pid is None:
-            # Not forked yet, or about to say so: without a channel it can't, and leaves.
-            worker.end_channel(self._loop)
-            self._worker_ended(worker, None)
+            self._withdraw(worker)
             return
         self.send_signal(worker, signal.SIGKILL)
         if worker.spec.kind is Kind.EXEC:
@@ -278,14 +237,14 @@ class Children:
                 self._on_end(child)
                 if child.pidfd is not None:
                     return
-            elif any(worker.pid is None for worker in self.workers.values()):
+            elif None in known:
                 # It may be a worker that will yet say so; who comes to be known, or to nothing, calls us again.
                 self._unswept = True
                 return
             else:
                 process.reap(pid)
 
-    def _all(self) -> Iterator[TemplateProcess | WorkerProcess | Errand]:
+    def _all(self) -> Iterator[Child]:
         yield from self.workers.values()
         yield from self._templates.values()
         yield from self._errands
@@ -293,6 +252,7 @@ class Children:
     def close(self) -> None:
         """End the templates' channels; for the very end, when no worker is left."""
         self._readiness.close()
+        self._nursery.close()
         for template in self._templates.values():
             template.end_channel(self._loop)
 
@@ -319,38 +279,29 @@ class Children:
         finally:
             stream.given()
 
-    def _furniture(self, worker: WorkerProcess) -> list[int]:
-        """What workers that run procman's own code are given besides: the scoreboard, the file for their stacks."""
-        if worker.spec.kind is Kind.EXEC or worker.dump_fd is None:
-            return []
-        return [self._board.fd, worker.dump_fd]
-
     def _execute(self, child: Process, module: str, channel_fd: int) -> None:
-        ours = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
-        env = {**ours, **dict(child.spec.env)}
-        if isinstance(child.spec.work, ExecWork) and child.spec.work.notify:
-            env["NOTIFY_SOCKET"] = self._readiness.address
-        child.pid = process.spawn(module, channel_fd, env=env)
+        child.pid = process.spawn(module, channel_fd, env={**_environment(), **dict(child.spec.env)})
         self._watch(child)
         if isinstance(child, WorkerProcess):
             self._emit(ev.WorkerSpawned(child.id, child.pid))
 
-    def _boot(self, child: TemplateProcess | WorkerProcess | Errand, seat: say.Seat | None, fds: list[int]) -> None:
+    def _boot(self, child: TemplateProcess | WorkerProcess, fds: list[int]) -> None:
         if child.channel is None:
             raise ChannelClosed("closed")
         self._listen(child)
-        child.channel.send(
-            say.Boot(
-                pool=self._with_known_ports(child.spec),
-                generation=child.generation,
-                seat=seat,
-                database=self.spec.database,
-                log_format=self.spec.log_format,
-                state_dir=self.spec.state_dir,
-                arbiter=os.getpid(),
-                open_files=self.open_files,
-            ),
-            *fds,
+        child.channel.send(self._first_words(child), *fds)
+
+    def _first_words(self, child: Child) -> say.Boot:
+        return say.Boot(
+            pool=self._with_known_ports(child.spec),
+            generation=child.generation,
+            seat=None if isinstance(child, TemplateProcess) else child.seat,
+            database=self.spec.database,
+            log_format=self.spec.log_format,
+            state_dir=self.spec.state_dir,
+            arbiter=os.getpid(),
+            open_files=self.open_files,
+            notify=self._readiness.address if isinstance(child.spec.work, ExecWork) and child.spec.work.notify else "",
         )
 
     def _with_known_ports(self, spec: PoolSpec) -> PoolSpec:
@@ -360,12 +311,39 @@ class Children:
         addresses = tuple(self._listeners.resolve(target, address) for address in spec.work.addresses)
         return replace(spec, work=replace(spec.work, addresses=addresses))
 
-    def _fork(self, worker: WorkerProcess, seat: say.Seat, channel_fd: int, dump_fd: int) -> None:
+    def _fork(self, worker: WorkerProcess, channel_fd: int, dump_fd: int) -> None:
         template = self._templates.get((worker.spec.name, worker.generation))
         if template is None or template.channel is None:
             raise ChannelClosed("the template is gone")
         self._listen(worker)
-        template.channel.send(say.Fork(seat=seat), channel_fd, dump_fd)
+        template.channel.send(say.Fork(seat=worker.seat), channel_fd, dump_fd)
+
+    def _order(self, command: Command) -> None:
+        """Hand an order to the nursery, which says that it is its turn; raises OSError or ChannelClosed."""
+        command.end_channel(self._loop)  # that of an order that was lost
+        with self._channel_for(command) as theirs:
+            if isinstance(command, WorkerProcess):
+                with self._output(command) as output:
+                    fds = [theirs.fileno(), *self._listeners.fds(command.spec), *output]
+                    self._nursery.send(self._first_words(command), *fds)
+            else:
+                self._nursery.send(self._first_words(command), theirs.fileno(), command.output)
+        self._listen(command)
+
+    def _not_ordered(self, command: Command, error: Exception) -> None:
+        if isinstance(command, WorkerProcess):
+            self._spawn_failed(command, error)
+        else:
+            command.failure = f"it can't be run: {error}"
+            self._errand_ended(command, None)
+
+    def _withdraw(self, command: Command) -> None:
+        """Not forked yet, or about to say so: without a channel it can't, and leaves."""
+        command.end_channel(self._loop)
+        if isinstance(command, WorkerProcess):
+            self._worker_ended(command, None)
+        else:
+            self._errand_ended(command, None)
 
     def _spawn_failed(self, worker: WorkerProcess, error: Exception) -> None:
         text = "no room left on the scoreboard" if isinstance(error, IndexError) else f"{type(error).__name__}: {error}"
@@ -376,11 +354,11 @@ class Children:
 
     # -- listening ----------------------------------------------------------------------------------------
 
-    def _listen(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
+    def _listen(self, child: Child) -> None:
         if child.channel is not None:
             self._loop.add_reader(child.channel.fileno(), lambda: self._on_channel(child))
 
-    def _on_channel(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
+    def _on_channel(self, child: Child) -> None:
         while child.channel is not None:
             try:
                 received = child.channel.receive()
@@ -397,18 +375,16 @@ class Children:
                 os.close(fd)
             if isinstance(child, TemplateProcess):
                 self._template_says(child, message)
-            elif isinstance(child, Errand):
-                if isinstance(message, say.Failed):
-                    child.failure = message.traceback
             else:
-                self._worker_says(child, message)
+                self._command_says(child, message)
 
-    def _on_end_of_channel(self, child: TemplateProcess | WorkerProcess | Errand) -> None:
+    def _on_end_of_channel(self, child: Child) -> None:
         child.end_channel(self._loop)
-        if isinstance(child, Errand):
+        if child.pid is None and isinstance(child, Command):
+            if not self._nursery.once_more(child):
+                self._withdraw(child)  # nobody will ever say who it was
+        elif isinstance(child, Errand):
             return
-        if child.pid is None and isinstance(child, WorkerProcess):
-            self._worker_ended(child, None)  # nobody will ever say who it was
         elif child.spec.kind is Kind.EXEC and isinstance(child, WorkerProcess):
             self._emit(ev.CommandRuns(child.id))
         elif child.spec.kind is not Kind.POSTGRES and child not in self._ended:
@@ -432,15 +408,30 @@ class Children:
             case say.Dumped(text=text):
                 _hand_over_stacks(template, text)
 
+    def _command_says(self, child: Command, message: say.FromChild) -> None:
+        match message:
+            case say.Forked() if child.pid is None and child.channel is not None:
+                # Not what it says of itself: it has run the application's code, perhaps as another user.
+                self._came_to_be(child, child.channel.sender)
+            case say.Failed(traceback=traceback) if isinstance(child, Errand):
+                self._nursery.carried_out(child)
+                child.failure = traceback
+            case _ if isinstance(child, WorkerProcess):
+                self._worker_says(child, message)
+
+    def _came_to_be(self, child: Command, pid: int | None) -> None:
+        self._nursery.carried_out(child)
+        child.pid = pid
+        self._watch(child)
+        if isinstance(child, WorkerProcess):
+            self._emit(ev.WorkerSpawned(child.id, pid or 0))
+        else:
+            child.close_output()
+        if self._unswept:
+            self.reap()
+
     def _worker_says(self, worker: WorkerProcess, message: say.FromChild) -> None:
         match message:
-            case say.Forked() if worker.pid is None and worker.channel is not None:
-                # Not what it says of itself: it has run the application's code, perhaps as another user.
-                worker.pid = worker.channel.sender
-                self._watch(worker)
-                self._emit(ev.WorkerSpawned(worker.id, worker.pid or 0))
-                if self._unswept:
-                    self.reap()
             case say.Ready():
                 self._emit(ev.WorkerReady(worker.id))
             case say.Recycle(reason=reason):
@@ -448,11 +439,15 @@ class Children:
             case say.Retiring(reason=reason):
                 self._emit(ev.WorkerRetiring(worker.id, reason))
             case say.Failed(traceback=traceback):
+                self._nursery.carried_out(worker)
                 self._emit(ev.WorkerFailed(worker.id, traceback))
             case say.Dumped(text=text):
                 _hand_over_stacks(worker, text)
 
     def _on_command_ready(self, leader: int) -> None:
+        for worker in list(self.workers.values()):
+            if worker.pid is None and worker.spec.kind is Kind.EXEC:
+                self._on_channel(worker)  # it may have said who it is in this same turn
         for worker in self.workers.values():
             if worker.pid == leader and isinstance(worker.spec.work, ExecWork) and worker.spec.work.notify:
                 self._emit(ev.WorkerReady(worker.id))
@@ -501,8 +496,7 @@ class Children:
         elif isinstance(child, WorkerProcess):
             self._worker_ended(child, status)
         elif isinstance(child, Errand):
-            self._errands.discard(child)
-            child.on_end(status)
+            self._errand_ended(child, status)
 
     def _template_ended(self, template: TemplateProcess, status: int | None) -> None:
         template.no_more_stacks()
@@ -510,9 +504,17 @@ class Children:
         traceback = template.traceback or f"the template ended with {describe_status(status)}"
         self._emit(ev.TemplateGone(template.spec.name, template.generation, traceback, random.random()))
 
+    def _errand_ended(self, errand: Errand, status: int | None) -> None:
+        self._nursery.carried_out(errand)
+        errand.close_output()
+        if errand in self._errands:
+            self._errands.remove(errand)
+            errand.on_end(status)
+
     def _worker_ended(self, worker: WorkerProcess, status: int | None) -> None:
         if self.workers.pop(worker.id, None) is None:
             return
+        self._nursery.carried_out(worker)
         worker.no_more_stacks()
         if worker.record is not None:
             self._free_records.append(worker.record)
@@ -529,3 +531,7 @@ def _hand_over_stacks(child: Process, text: str) -> None:
     if not waiting:
         child.forget_stacks()
         log.info("Stacks of worker %s (%s), as asked by a signal:\n%s", child.name, child.pid, text)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}

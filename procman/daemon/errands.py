@@ -7,19 +7,17 @@ by force, so is everything that it has started.
 from __future__ import annotations
 
 import random
-import signal
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
+from procman.core.command import LOG
 from procman.core.lifecycle import Seat
 from procman.core.pool import describe_status
-from procman.core.spec import LOG, ExecWork, Hooks, KillMode, Kind, Probe, ProbeKind
+from procman.core.spec import ExecWork, Hooks, KillMode, Kind, Probe, ProbeKind
 from procman.core.target import target
 from procman.daemon.asking import Question
-from procman.daemon.children import Errand
-from procman.errors import ChannelClosed
-from procman.unix import process
+from procman.daemon.processes import Errand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,24 +119,15 @@ class Errands:
         except OSError as error:
             done(f"it can't be run: {error}")
             return None
-        errand = Errand(name=name, spec=spec, channel=None)
+        errand = Errand(name=name, spec=spec, channel=None, generation=seat.generation, seat=seat)
+        errand.output, stream.writer = stream.writer, -1
         running = Running(errand, stream, done)
         errand.on_end = lambda status: self._ended(running, status)
-        try:
-            self._children.run(errand, seat, stream.writer)
-        except (OSError, ChannelClosed) as error:
-            errand.failure = f"it can't be run: {error}"
-            if errand.pid is None:
-                self._ended(running, None)
-                return None
-        stream.given()
+        self._children.run(errand)
         return running
 
     def _kill(self, running: Running) -> None:
-        errand = running.errand
-        if errand.pidfd is not None and errand.pid is not None:
-            process.send_signal(errand.pidfd, signal.SIGKILL)
-            process.kill_session(errand.pid)
+        self._children.give_up(running.errand)
 
     def _ended(self, running: Running, status: int | None) -> None:
         running.stream.finish()

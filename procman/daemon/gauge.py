@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from procman.core.effect import Measure
-    from procman.daemon.children import Children, WorkerProcess
+    from procman.daemon.children import Children
+    from procman.daemon.processes import WorkerProcess
     from procman.observe.scoreboard import Scoreboard
 
 log = logging.getLogger("procman.arbiter")

@@ -10,7 +10,7 @@ from procman.core.limits import cpu_tick
 
 if TYPE_CHECKING:
     from procman.core.sample import Sample
-    from procman.daemon.children import WorkerProcess
+    from procman.daemon.processes import WorkerProcess
 
 # The kernel's number for the CPU clock of another process (clock_getcpuclockid(3), as glibc makes it).
 _SCHEDULED = 2

@@ -124,6 +124,7 @@ class Daemon:
         """Supervise until told to stop; the exit status. Raises AddressError before anything was started."""
         become_subreaper()
         keep_descriptors()
+        self.children.prepare()
         try:
             self._catch_signals()
             self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman.core.spec import Kind
-from procman.daemon.children import WorkerProcess
+from procman.daemon.processes import WorkerProcess
 from procman.observe import processes
 from procman.observe.stacks import worker_text
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from procman.core.sample import Sample
-    from procman.daemon.children import Children, Process, TemplateProcess
+    from procman.daemon.children import Children
     from procman.daemon.loop import Loop
+    from procman.daemon.processes import Process, TemplateProcess
     from procman.observe.scoreboard import Scoreboard
 
 PATIENCE = 0.5  # seconds to wait for Python's own text; a busy interpreter needs a few milliseconds

@@ -13,7 +13,7 @@ from array import array
 from typing import Any
 
 from procman.core.codec import decode, encode
-from procman.errors import ChannelClosed
+from procman.errors import ChannelClosed, ChannelFull
 
 MOST_BYTES = 256 * 1024  # more than any socket buffer of the default size holds
 MOST_FDS = 64
@@ -49,12 +49,14 @@ class Channel:
     def send(self, message: Any, *fds: int) -> None:
         """Send one message, with descriptors. Raises ChannelClosed; never blocks for a slow reader.
 
-        A reader that does not read for so long that its buffer is full is as good as gone: ChannelClosed.
+        A reader that does not read for so long that its buffer is full is as good as gone: ChannelFull.
         """
         data = json.dumps(encode(message), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         try:
             self._sock.setblocking(False)
             socket.send_fds(self._sock, [data], list(fds), socket.MSG_NOSIGNAL)
+        except BlockingIOError as error:
+            raise ChannelFull(f"cannot send {type(message).__name__}: it does not read") from error
         except OSError as error:
             raise ChannelClosed(f"cannot send {type(message).__name__}: {error.strerror}") from error
 

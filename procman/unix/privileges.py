@@ -12,8 +12,7 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from procman.errors import ConfigurationError, DatabaseSetupError
 
@@ -49,8 +48,7 @@ class _CapData(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A user a process can become. ``name`` is empty for a uid that is not in the user database."""
 
     name: str

@@ -6,7 +6,6 @@ import faulthandler
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -14,15 +13,13 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from procman.core.lifecycle import Boot, Dumped, ToChild, cut
-from procman.core.spec import INHERIT, LOG, NULL
-from procman.core.target import in_slot
 from procman.errors import ChannelClosed
 from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
 from procman.observe.stacks import format_stacks
 from procman.unix.channel import Channel
-from procman.unix.privileges import drop_to
 from procman.unix.process import limit_descriptors
+from procman.workers import policy
 from procman.workers.application import make_importable
 from procman.workers.child import Child
 
@@ -54,48 +51,15 @@ def receive_boot(channel_fd: int) -> tuple[Boot, Channel, list[int]]:
 
 
 def adopt_policy(spec: PoolSpec) -> None:
-    """Take on what the pool's configuration says of its processes; raises OSError, KeyError or ValueError."""
-    os.setsid()
-    if spec.oom_score_adj is not None:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(spec.oom_score_adj))
-    if spec.umask is not None:
-        os.umask(spec.umask)
-    if spec.nice is not None:
-        os.nice(spec.nice)
-    for name, most in spec.rlimits:
-        limit_resource(name, most)
-    drop_to(spec.user, spec.group)
-    os.chdir(spec.working_dir)
+    """Take on what the pool's configuration says of its processes; raises what `procman.workers.policy.adopt` does."""
+    for warning in policy.adopt(spec):
+        log.warning("%s", warning)
 
 
-def redirect(spec: PoolSpec, *, slot: int | None = None, log_fd: int | None = None) -> None:
-    """Have the pool's standard output and error from now on; ``log_fd`` is where "log" goes. Raises OSError.
-
-    To be called before a change of user: files are opened by whoever the daemon runs as, like systemd's ``append:``.
-    """
-    for number, where in ((1, spec.stdout), (2, spec.stderr)):
-        if where == INHERIT or (where == LOG and log_fd is None):
-            continue
-        if where == LOG and log_fd is not None:
-            os.dup2(log_fd, number)
-            continue
-        path = os.devnull if where == NULL else where if slot is None else in_slot(where, slot)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC, 0o640)
-        os.dup2(fd, number)
-        os.close(fd)
+def redirect(spec: PoolSpec) -> None:
+    """Have the pool's standard output and error from now on, for the log as well; raises OSError."""
+    policy.redirect(spec)
     logs.follow_stderr()
-
-
-def limit_resource(name: str, most: int) -> None:
-    """Set both limits of a resource, setrlimit(2); to the hard limit when that is lower and can't be raised."""
-    number = getattr(resource, f"RLIMIT_{name.upper()}")
-    try:
-        resource.setrlimit(number, (most, most))
-    except ValueError:  # what Python makes of EPERM: only root may raise a hard limit
-        hard = resource.getrlimit(number)[1]
-        log.warning("The limit %s is %d, because this account may not raise it to %d", name, hard, most)
-        resource.setrlimit(number, (hard, hard))
 
 
 def executed(channel_fd: int) -> Child:

@@ -37,8 +37,8 @@ def test_as_pid_1_it_reaps_orphans(contained):
     daemon, init = contained
     assert daemon.ctl("stats")["arbiter"]["pid"] == 1
     daemon.wait(lambda: (daemon.directory / "gone").exists(), "the orphan to end")
-    # Its template, two workers, one command; no zombie.
-    daemon.wait(lambda: len(children_of(init)) == 4, "it to be reaped")
+    # Its template, two workers, the nursery, one command; no zombie.
+    daemon.wait(lambda: len(children_of(init)) == 5, "it to be reaped")
     assert all(is_alive(child) for child in children_of(init))
 
 
