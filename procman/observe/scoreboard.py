@@ -23,13 +23,14 @@ _WORDS = RECORD_SIZE // 8
 _PID, _REQUESTS, _ERRORS, _HITS, _MISSES = range(5)
 _BEAT, _CPU_FROM, _BUSY_SECONDS = range(8, 11)
 # The unit: sequence number, how many there are at once, begin, user, queries, their seconds, database, name, and
-# the sequence number again; the texts after their lengths.
-_UNIT = struct.Struct("<qqdqqdH62sH254sq")
+# the sequence number again; the texts after their lengths, and cut at a byte, not at a character, where they are too
+# long: the reader replaces what the cut has broken.
+_UNIT = struct.Struct("<qqdqqdH62sI252sq")
+_pack_unit = _UNIT.pack_into
 _UNIT_AT = 128
 _HEAD, _BUSY, _STARTED, _USER, _QUERIES, _QUERY_SECONDS = range(16, 22)
 _DATABASE_AT, _DATABASE_SIZE = _UNIT_AT + 48, 62
 _TAIL = 62
-_LONGEST_NAME = 254
 # What the http worker counts.
 _RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
 _LATENCIES = 72
@@ -150,26 +151,21 @@ class Record:
         """Say whose record this is."""
         self._ints[_PID] = pid
         self._floats[_BEAT] = monotonic()
-        self._show("", 0.0)
+        self.show("", 0.0)
 
     def begin(self, unit: str) -> None:
         """A unit begins. With several at once (greenlets, threads) the record shows the latest."""
-        self._busy += 1
+        self._busy = busy = self._busy + 1
+        self._sequence = sequence = self._sequence + 1
         self.started = started = monotonic()
-        self._show(unit, started)
+        name = unit.encode("utf-8", "replace")
+        _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0, b"", len(name), name, sequence)
 
     def show(self, unit: str, started: float) -> None:
         """Of several units at once, show this one."""
-        self._show(unit, started)
-
-    def _show(self, unit: str, started: float) -> None:
-        # Cut at a byte, not at a character: the reader replaces what the cut has broken.
-        name = unit.encode("utf-8", "replace")
-        length = len(name)
-        if length > _LONGEST_NAME:
-            length = _LONGEST_NAME
         self._sequence = sequence = self._sequence + 1
-        _UNIT.pack_into(self._view, _UNIT_AT, sequence, self._busy, started, 0, 0, 0.0, 0, b"", length, name, sequence)
+        name = unit.encode("utf-8", "replace")
+        _pack_unit(self._view, _UNIT_AT, sequence, self._busy, started, 0, 0, 0.0, 0, b"", len(name), name, sequence)
 
     def end(self, *, failed: bool = False) -> None:
         """The unit is over."""
@@ -233,11 +229,6 @@ class Record:
     def cache(self, *, hit: bool) -> None:
         """One more look into a cache."""
         self._ints[_HITS if hit else _MISSES] += 1
-
-    @property
-    def last_seconds(self) -> float:
-        """How long the last unit took."""
-        return self.ended - self.started
 
 
 def _text(data: bytes, length: int) -> str:

@@ -117,27 +117,24 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Read what the client sent."""
-        if self.error is not None or self.finished or self._llhttp is None:
+        llhttp = self._llhttp
+        if self.error is not None or self.finished or llhttp is None:
             return
         self._fed += len(data)
         if not (self.arriving or self._held) and (match := _ORIGIN_FORM.match(data)):
             # The usual case, without a detour: a request of which nothing has come before.
-            self._begin_origin(*match.groups())
+            self._begin_origin(match)
             if self._begun is not None and data.find(_HEAD_END) == len(data) - 4:
-                self._read_whole(data)
+                try:
+                    llhttp.feed_data(data)
+                except HttpParserUpgrade:
+                    self._decline_upgrade()
+                except HttpParserError as refusal:
+                    self._fail(refusal)
+                if self._fed and self._fed > 2 * self._limits.head and self.error is None:
+                    self.error = self._too_much()
                 return
         self._read_pieces(data)
-
-    def _read_whole(self, head: bytes) -> None:
-        """Read a head that ends where the data end."""
-        try:
-            self._llhttp.feed_data(head)  # type: ignore[union-attr]
-        except HttpParserUpgrade:
-            self._decline_upgrade()
-        except HttpParserError as refusal:
-            self._fail(refusal)
-        if self._fed > 2 * self._limits.head and self.error is None:
-            self.error = self._too_much()
 
     def _read_pieces(self, data: bytes) -> None:
         if self._held:
@@ -204,7 +201,7 @@ class RequestParser:
 
     def _begin(self, match: re.Match[bytes]) -> None:
         if (usual := _ORIGIN_FORM.match(match[0])) is not None:
-            self._begin_origin(*usual.groups())
+            self._begin_origin(usual)
             return
         method, target, number = match.groups()
         self.arriving = True
@@ -216,7 +213,8 @@ class RequestParser:
         else:
             self._begun = Request(method.decode(), target.decode(), version)
 
-    def _begin_origin(self, method: bytes, target: bytes, path: bytes, query: bytes | None, number: bytes) -> None:
+    def _begin_origin(self, match: re.Match[bytes]) -> None:
+        method, target, path, query, number = match.groups()
         self.arriving = True
         if len(target) > self._limits.target:
             self.error = BadRequest("request target too long", 414)
@@ -259,9 +257,20 @@ class RequestParser:
         if "" in fields:
             del fields[""]
             request.told = told(headers)
-        request.keep_alive = self._llhttp.should_keep_alive() and (  # type: ignore[union-attr]
-            request.version == "HTTP/1.1" or _kept(fields)
-        )
+        if not self._llhttp.should_keep_alive() or request.version == "HTTP/1.0":  # type: ignore[union-attr]
+            request.keep_alive = self._is_kept(request)
+        self._apply_rules(request)
+        self._request = request
+        self._head_done = True
+        self._tail = b""
+        self._fed = 0
+
+    def _is_kept(self, request: Request) -> bool:
+        assert self._llhttp is not None
+        return self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(request.fields))
+
+    def _apply_rules(self, request: Request) -> None:
+        fields = request.fields
         if not request.raw_path or request.method == "CONNECT":
             self._read_target(request)
         if (host := fields.get("HTTP_HOST")) not in _GOOD_HOSTS:
@@ -270,10 +279,6 @@ class RequestParser:
             self._read_framing(request)
         if "HTTP_EXPECT" in fields:
             self._read_expectation(request)
-        self._request = request
-        self._head_done = True
-        self._tail = b""
-        self._fed = 0
 
     def on_body(self, piece: bytes) -> None:
         self._fed = 0

@@ -60,21 +60,12 @@ class Request:
     that of an absolute-form target, which outweighs the Host header (RFC 9112 section 3.2.2).
     """
 
-    __slots__ = (
-        "authority",
-        "body",
-        "body_size",
-        "fields",
-        "headers",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "raw_path",
-        "target",
-        "told",
-        "version",
-    )
+    # What is rarely anything else is said once, here.
+    authority: str | None = None
+    told: dict[str, str] | None = None
+    keep_alive = True
+    body: BinaryIO | None = None
+    body_size = 0
 
     def __init__(self, method: str, target: str, version: str, path: str = "", query: str = "") -> None:
         self.method = method
@@ -83,13 +74,8 @@ class Request:
         self.raw_path = path
         self.path = path if "%" not in path else unquote(path)
         self.query = query
-        self.authority: str | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.fields: dict[str, str] = {}
-        self.told: dict[str, str] | None = None
-        self.keep_alive = True
-        self.body: BinaryIO | None = None
-        self.body_size = 0
 
 
 def unquote(path: str) -> str:

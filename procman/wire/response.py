@@ -30,8 +30,9 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _NAMES: dict[str, str] = {}  # as written -> in lower case, of names that were found good
-_STATUSES: dict[str, tuple[int, str]] = {}
+_STATUSES: dict[str, tuple[int, str, bool]] = {}
 _MOST_REMEMBERED = 512
+_LONGEST_LENGTH = 18  # digits: sendfile(2) takes no more than 63 bits
 
 _LINE_END = b"\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -41,49 +42,43 @@ LAST_CHUNK = b"0\r\n\r\n"
 class ResponseHead:
     """Status and headers as the application gave them, checked and compiled.
 
-    ``code`` is the status; ``length`` the Content-Length, None when there is none.
+    ``code`` is the status; ``bodyless`` says that it forbids a body (RFC 9110 section 6.4.1); ``length`` is the
+    Content-Length, None when there is none; ``block`` is all that the application says, and ``has_date`` whether there
+    is a Date in it.
     Raises TypeError when something is not a str, a tuple or a list, and ValueError when it can't be sent.
     """
 
-    __slots__ = ("_block", "_has_date", "code", "length")
+    __slots__ = ("block", "bodyless", "code", "has_date", "length")
 
     def __init__(self, status: str, headers: list[tuple[str, str]]) -> None:
         self.length: int | None = None
-        self._has_date = False
-        self.code, line = _STATUSES.get(status) or _check_status(status)
+        self.has_date = False
+        self.code, line, self.bodyless = _STATUSES.get(status) or _check_status(status)
         lines = [line]
         for name, value in headers:
             key = _NAMES.get(name) or _check_name(name)
+            try:
+                # Mostly the first look will do, and costs nothing.
+                if not value.isprintable() and _CONTROL.search(value):
+                    raise ValueError(f"control character in the response header {name}: {value!r}")
+            except AttributeError:
+                raise TypeError(f"header {name}: the value must be str, not {type(value).__name__}") from None
             if key == "content-length":
-                self._take_length(value)
+                if self.length is not None or not (value.isascii() and value.isdigit()) or len(value) > _LONGEST_LENGTH:
+                    raise ValueError(f"more than one Content-Length, or a malformed one: {value!r}")
+                self.length = int(value)
                 if self.code == 204:
                     continue  # RFC 9110 section 8.6
             elif key == "date":
-                self._has_date = True
-            if type(value) is not str:
-                raise TypeError(f"header {name}: the value must be str, not {type(value).__name__}")
-            if not value.isprintable() and _CONTROL.search(value):  # mostly the first will do, and costs nothing
-                raise ValueError(f"control character in the response headers {headers!r}")
+                self.has_date = True
             lines.append(f"{name}: {value}\r\n")
-        self._block = "".join(lines).encode("latin-1")  # UnicodeEncodeError is a ValueError
-
-    @property
-    def bodyless(self) -> bool:
-        """The status forbids a body (RFC 9110 section 6.4.1)."""
-        return self.code in (204, 304)
+        self.block = "".join(lines).encode("latin-1")  # UnicodeEncodeError is a ValueError
 
     def render(self, date: bytes, framing: bytes) -> bytes:
         """The head on the wire. ``date`` and ``framing`` are whole header lines, each with its line break."""
-        if self._has_date:
+        if self.has_date:
             date = b""
-        return self._block + date + framing + _LINE_END
-
-    def _take_length(self, value: str) -> None:
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError(f"malformed Content-Length: {value!r}")
-        if self.length is not None:
-            raise ValueError("more than one Content-Length")
-        self.length = int(value)
+        return self.block + date + framing + _LINE_END
 
 
 def date(second: int) -> bytes:
@@ -105,7 +100,7 @@ def plain(code: int, text: str = "", headers: tuple[tuple[str, str], ...] = ()) 
     return ResponseHead(f"{code} {phrase}", [kind, length, *headers]), body
 
 
-def _check_status(status: str) -> tuple[int, str]:
+def _check_status(status: str) -> tuple[int, str, bool]:
     if type(status) is not str:
         raise TypeError(f"the status must be str, not {type(status).__name__}")
     match = _STATUS.fullmatch(status)
@@ -113,7 +108,7 @@ def _check_status(status: str) -> tuple[int, str]:
         raise ValueError(f"malformed status {status!r}: expected such as '200 OK'")
     if match[1] < "200":
         raise ValueError(f"status {status!r} is not a final one")
-    known = int(match[1]), f"HTTP/1.1 {status}\r\n"
+    known = int(match[1]), f"HTTP/1.1 {status}\r\n", match[1] in ("204", "304")
     if len(_STATUSES) < _MOST_REMEMBERED:
         _STATUSES[status] = known
     return known

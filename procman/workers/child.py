@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 from dataclasses import replace
+from math import inf
 from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ from procman.observe.stacks import format_stacks
 from procman.unix.process import CANCEL, INTERRUPT
 from procman.workers.canceller import Canceller
 from procman.workers.cpu import CpuLimit
-from procman.workers.memory import SoftMemory
+from procman.workers.memory import LOOK_AFTER, SoftMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,8 @@ class Child:
         self._recycling: Reason | None = None
         self._channel: Channel | None = channel
         self._arbiter = arbiter
-        self._pid = os.getpid()
+        self._forked = False
+        os.register_at_fork(after_in_child=self._become_a_stranger)  # os.getpid() would be a system call for each unit
         self._told_by_signal = False
         self._dump_fd = dump_fd
         self._in_unit = False
@@ -97,12 +99,13 @@ class Child:
         # Such a loop is told when other limits apply.
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
+        self._unlooked = 0.0  # seconds in units since the last look at memory
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
         cancels = limits.time_real is not None and not spec.concurrent and uses_database(database)
         self._canceller = Canceller(self._waits_for_interruption) if cancels else None
 
     def _go_by(self, limits: Limits) -> None:
-        self._most_requests = limits.requests and limits.requests + int(self._luck * (limits.requests_jitter + 1))
+        self._share = inf if limits.requests is None else limits.requests + int(self._luck * (limits.requests_jitter + 1))
         self._cpu: CpuLimit | None = None
         if limits.time_cpu is not None and not self.spec.concurrent:
             self._cpu = CpuLimit(limits.time_cpu, self.record, self._on_cpu_used)
@@ -263,7 +266,7 @@ class Child:
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may have this worker replaced."""
-        if os.getpid() != self._pid:
+        if self._forked:
             # A process that the application has forked, and that has come out of the unit by return or sys.exit().
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
             os._exit(0)
@@ -272,9 +275,17 @@ class Child:
             self._cpu.end()
         self.record.end(failed=failed)
         if self.retiring is None:
-            self.check_limits()
-            if self._recycling is None and self._memory and self._memory.exceeded_after(self.record.last_seconds):
-                self.recycle(Reason.MEMORY_SOFT)
+            if self.record.requests >= self._share or self._age_deadline is not None:
+                self.check_limits()
+            if self._memory is not None and self._recycling is None:
+                self._unlooked += self.record.ended - self.record.started
+                if self._unlooked >= LOOK_AFTER:
+                    self._unlooked = 0.0
+                    if self._memory.exceeded():
+                        self.recycle(Reason.MEMORY_SOFT)
+
+    def _become_a_stranger(self) -> None:
+        self._forked = True
 
     @property
     def age_deadline(self) -> float | None:
@@ -285,7 +296,7 @@ class Child:
         """Ask to be replaced if this worker has done its share of units, or is too old."""
         if self._recycling is not None:
             return
-        if self._most_requests is not None and self.record.requests >= self._most_requests:
+        if self.record.requests >= self._share:
             self.recycle(Reason.MAX_REQUESTS)
         elif self._age_deadline is not None and monotonic() >= self._age_deadline:
             self.recycle(Reason.MAX_AGE)

@@ -63,8 +63,7 @@ class HttpWorker:
         self._connections: dict[int, Connection] = {}
         self._pipelined: list[Connection] = []
         self._listeners = {
-            sock.fileno(): Listener(sock, self._work, self._poll, self._closes_connections, door)
-            for sock in child.listeners
+            sock.fileno(): Listener(sock, self._work, self._poll, child, door) for sock in child.listeners
         }
         self._accept_at_once = _ACCEPT if child.spec.workers == 1 else 1
         self._listening = False
@@ -311,7 +310,7 @@ class HttpWorker:
         head, body = plain(status, reason, headers)
         request = Request("GET", "", "HTTP/1.1")
         connection.parser.requests.clear()
-        connection.respond(request, head, b"", (body,), keep=False)
+        connection.respond(request, head, b"", (body,), keep=False, now=monotonic())
         self._go_on(connection)
 
     def _end(self, connection: Connection) -> None:
@@ -352,9 +351,6 @@ class HttpWorker:
             del self._connections[connection.fd]
 
     # -- leaving -------------------------------------------------------------------------------------------
-
-    def _closes_connections(self) -> bool:
-        return self._child.retiring is not None or self._work.keepalive <= 0
 
     def _leave(self) -> bool:
         """Stop accepting; whether nothing is left to be served.

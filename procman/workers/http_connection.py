@@ -18,7 +18,7 @@ import termios
 from enum import IntEnum
 from math import inf
 from tempfile import TemporaryFile
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from procman.wire.response import date
@@ -45,18 +45,25 @@ _KEEP = b"Connection: keep-alive\r\n"
 _INT = struct.Struct("i")
 _RESET = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: on, no time
 
-_date_second = 0
+_date_due = 0.0
 _date_line = b""
 
 
-def date_line() -> bytes:
-    """The Date header line, made once a second."""
-    global _date_second, _date_line
-    second = int(time())
-    if second != _date_second:
-        _date_line = date(second)
-        _date_second = second
+def date_line(now: float) -> bytes:
+    """The Date header line, made once a second; ``now`` is a recent time of CLOCK_MONOTONIC."""
+    global _date_due, _date_line
+    if now >= _date_due:
+        second = time()
+        _date_line = date(int(second))
+        _date_due = now + 1 - second % 1
     return _date_line
+
+
+class Owner(Protocol):
+    """Whoever has the connections: one that retires keeps none of them."""
+
+    @property
+    def retiring(self) -> object: ...
 
 
 class Stream(Protocol):
@@ -97,7 +104,8 @@ class Connection:
     """``closing``: this connection ends after what has been queued. ``closed``: it has ended."""
 
     __slots__ = (
-        "_leaving",
+        "_keeps",
+        "_owner",
         "_poll",
         "_spooled_at_most",
         "_unsent",
@@ -128,7 +136,8 @@ class Connection:
         *,
         peer: tuple[str, int],
         environ: dict[str, Any],
-        leaving: Callable[[], bool],
+        owner: Owner,
+        keeps: bool,
         poll: select.epoll,
         spooled_at_most: int = 0,
     ) -> None:
@@ -149,7 +158,8 @@ class Connection:
         self.closing = False
         self.closed = False
         self.out: list[bytes | memoryview | _FilePart] = []  # still to be sent
-        self._leaving = leaving
+        self._owner = owner
+        self._keeps = keeps
         self._poll = poll
         self._unsent: int | None = None
         self._spooled_at_most = spooled_at_most
@@ -170,27 +180,46 @@ class Connection:
 
     def head(self, request: Request, head: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
         """The head on the wire, with what this connection has to say about itself."""
-        if not (keep and request.keep_alive) or (self._leaving() and not self.parser.requests):
+        return head.render(date_line(monotonic()), self._framing(request, framing, keep=keep))
+
+    def _framing(self, request: Request, framing: bytes, *, keep: bool) -> bytes:
+        if not (keep and request.keep_alive and self._keeps) or self._is_last():
             self.closing = True
-            framing += _CLOSE
-        elif request.version == "HTTP/1.0":
-            framing += _KEEP
-        return head.render(date_line(), framing)
+            return framing + _CLOSE
+        return framing + _KEEP if request.version == "HTTP/1.0" else framing
+
+    def _is_last(self) -> bool:
+        return self._owner.retiring is not None and not self.parser.requests
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
     ) -> None:
         """Send a whole response: at once what the kernel takes, and the rest when it can."""
-        if not (keep and request.keep_alive) or (self._leaving() and not self.parser.requests):
+        if not (keep and request.keep_alive and request.version == "HTTP/1.1") or self._owner.retiring is not None:
+            framing = self._framing(request, framing, keep=keep)
+        elif not self._keeps:
             self.closing = True
             framing += _CLOSE
-        elif request.version == "HTTP/1.0":
-            framing += _KEEP
-        first = head.render(date_line(), framing)
-        if self.out or len(blocks) != 1 or len(blocks[0]) > _JOINED:
-            self.send([first, *blocks])
-        elif not self.closed:
-            self._send_at_once(first + blocks[0])
+        date = _date_line if now < _date_due else date_line(now)
+        if self.out or self.closed or len(blocks) != 1 or head.has_date or len(blocks[0]) > _JOINED:
+            self.send([head.render(date, framing), *blocks])
+            return
+        # The usual case: the kernel takes all of it.
+        data = b"%b%b%b\r\n%b" % (head.block, date, framing, blocks[0])
+        try:
+            sent = self.send_now(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self.sent += sent
+        if sent < len(data):
+            self._keep(data, sent)
+
+    def _keep(self, data: bytes, sent: int) -> None:
+        self._unsent = None
+        self.out.append(memoryview(data)[sent:])
 
     def send(self, parts: list[bytes]) -> None:
         """Send at once what the kernel takes; `flush` sends the rest."""
@@ -216,8 +245,7 @@ class Connection:
             return
         self.sent += sent
         if sent < len(data):
-            self._unsent = None
-            self.out.append(memoryview(data)[sent:])
+            self._keep(data, sent)
 
     def send_file(self, head: bytes, file: FileWrapper, region: tuple[int, int, int]) -> None:
         """Send the head and a region of a file by sendfile(2); the file is closed when it is through."""

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from procman.wire.http import RequestParser
 from procman.wire.request import RequestLimits
-from procman.workers.http_connection import Connection
+from procman.workers.http_connection import Connection, Owner
 from procman.workers.wsgi_environ import base_environ, peer_environ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from select import epoll
 
     from procman.core.spec import HttpWork
@@ -23,14 +22,12 @@ if TYPE_CHECKING:
 class Listener:
     """Accepts connections and makes them what `work` says they are."""
 
-    def __init__(
-        self, sock: socket.socket, work: HttpWork, poll: epoll, leaving: Callable[[], bool], door: Door
-    ) -> None:
+    def __init__(self, sock: socket.socket, work: HttpWork, poll: epoll, owner: Owner, door: Door) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._work = work
         self._poll = poll
-        self._leaving = leaving
+        self._owner = owner
         self._door = door
         self._limits = RequestLimits(body=work.max_body)
         self._environ = _environ_of(sock, threads=work.threads > 1)
@@ -51,7 +48,8 @@ class Listener:
             RequestParser(self._limits, self._new_body),
             peer=peer,
             environ=peer_environ(self._environ, peer),
-            leaving=self._leaving,
+            owner=self._owner,
+            keeps=self._work.keepalive > 0,
             poll=self._poll,
             spooled_at_most=self._work.response_buffer,
         )

@@ -77,7 +77,7 @@ class Units:
         except BadRequest as refusal:
             request.keep_alive = False
             exchange.replace(*plain(refusal.status, str(refusal)))
-            exchange.finish()
+            exchange.finish(monotonic())
             if request.body is not None:
                 request.body.close()
             return False
@@ -100,16 +100,18 @@ class Units:
 
     # -- the unit ------------------------------------------------------------------------------------------
 
-    def _run_unit(self, name: str, exchange: Exchange, work: Callable[..., int], *given: Any) -> None:
+    def _run_unit(
+        self, name: str, exchange: Exchange, work: Callable[[Any, Any], int], first: Any, second: Any
+    ) -> None:
         """Bracket ``work``, which returns a status, as a unit, and send what has come of it."""
-        child, client = self._child, exchange.client
+        child, client, record = self._child, exchange.client, self._record
         sent = client.sent
         status = 500
         ended = False
         try:
             child.begin_unit(name)
             try:
-                status = work(*given)
+                status = work(first, second)
             except BaseException as error:
                 status = self._failed(name, exchange, error)
             finally:
@@ -124,8 +126,7 @@ class Units:
         if client.closed:
             exchange.drop_file()
         else:
-            exchange.finish()
-        record = self._record
+            exchange.finish(record.ended)
         record.served(record.ended - record.started, exchange.request.body_size, client.sent - sent)
 
     def _failed(self, name: str, exchange: Exchange, error: BaseException) -> int:
@@ -164,14 +165,14 @@ class Units:
         elif not database or not uuid:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
-            self._run_unit(f"job {uuid}", exchange, self._job, database, uuid, exchange)
+            self._run_unit(f"job {uuid}", exchange, self._job, exchange, (database, uuid))
             return
-        exchange.finish()
+        exchange.finish(monotonic())
 
-    def _job(self, database: str, uuid: str, exchange: Exchange) -> int:
+    def _job(self, exchange: Exchange, job: tuple[str, str]) -> int:
         from procman.jobs.execute import run
 
-        outcome = run(database, uuid, worker=self._child.name)
+        outcome = run(*job, worker=self._child.name)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 

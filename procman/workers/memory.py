@@ -35,16 +35,7 @@ class SoftMemory:
         self._metric = metric
         self._name = name
         self._clock = clock
-        self._spent = 0.0
         self._dear_not_before = 0.0
-
-    def exceeded_after(self, seconds: float) -> bool:
-        """A unit of so many seconds is over: whether the worker uses too much."""
-        self._spent += seconds
-        if self._spent < LOOK_AFTER:
-            return False
-        self._spent = 0.0
-        return self.exceeded()
 
     def exceeded(self) -> bool:
         """Whether the worker uses too much, even after its garbage was collected."""

@@ -38,7 +38,7 @@ class Client(Protocol):
         """The head on the wire; ``keep`` says that the connection may be kept after this response."""
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
     ) -> None:
         """Send a whole response: head, and then the blocks."""
 
@@ -150,6 +150,17 @@ class Exchange:
     def run(self, application: Any, environ: dict[str, Any]) -> int:
         """Call the application and take in what it returns; its status. Raises whatever it raises."""
         iterable = application(environ, self.start_response)
+        kind = type(iterable)
+        if (kind is list or kind is tuple) and self.head is not None and not self.streams:
+            # It is all there: nothing is won by streaming it, however much it is.
+            size = self._size
+            for block in iterable:
+                if type(block) is not bytes:
+                    raise TypeError(f"the application must give bytes, not {type(block).__name__}")
+                self._blocks.append(block)
+                size += len(block)
+            self._size = size
+            return self.head.code
         try:
             self._take(iterable)
         finally:
@@ -160,15 +171,6 @@ class Exchange:
         return self.head.code
 
     def _take(self, iterable: Iterable[bytes]) -> None:
-        kind = type(iterable)
-        if (kind is list or kind is tuple) and not self.streams and self.head is not None:
-            # It is all there: nothing is won by streaming it, however much it is.
-            for block in iterable:
-                if type(block) is not bytes:
-                    raise TypeError(f"the application must give bytes, not {type(block).__name__}")
-                self._blocks.append(block)
-                self._size += len(block)
-            return
         if isinstance(iterable, FileWrapper) and not self._blocks and not self.streams:
             region = iterable.region()
             if region is not None:
@@ -190,12 +192,16 @@ class Exchange:
 
     # -- the end -------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """The unit is over and has committed: let go of what was held back."""
+    def finish(self, now: float) -> None:
+        """The unit is over and has committed: let go of what was held back. ``now``: CLOCK_MONOTONIC."""
+        head = self.head
+        assert head is not None
         if self.streams:
             self._finish_stream()
+        elif head.length == self._size and not (self._is_head or self._file or head.bodyless):
+            self.client.respond(self.request, head, b"", self._blocks, keep=True, now=now)
         else:
-            self._send_collected()
+            self._send_collected(head, now)
 
     def replace(self, head: ResponseHead, body: bytes) -> None:
         """The unit has failed: answer this instead, or break off when something has gone out already."""
@@ -215,12 +221,7 @@ class Exchange:
             if close is not None:
                 close()
 
-    def _send_collected(self) -> None:
-        head = self.head
-        assert head is not None
-        if head.length == self._size and not (self._is_head or self._file or head.bodyless):
-            self.client.respond(self.request, head, b"", self._blocks, True)
-            return
+    def _send_collected(self, head: ResponseHead, now: float) -> None:
         silent = self._silent(head)
         framing, keep = b"", True
         if head.length is None:
@@ -233,13 +234,13 @@ class Exchange:
             self._cut(head.length)
         if silent:
             self.drop_file()
-            self.client.respond(self.request, head, framing, (b"",), keep)
+            self.client.respond(self.request, head, framing, (b"",), keep=keep, now=now)
         elif self._file is not None:
             file, (fd, offset, _) = self._file
             first = self.client.head(self.request, head, framing, keep=keep)
             self.client.send_file(first, file, (fd, offset, self._size))
         else:
-            self.client.respond(self.request, head, framing, self._blocks, keep)
+            self.client.respond(self.request, head, framing, self._blocks, keep=keep, now=now)
 
     def _cut(self, length: int) -> None:
         # PEP 3333, "Handling the Content-Length Header": never more than was announced.

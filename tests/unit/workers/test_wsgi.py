@@ -36,7 +36,7 @@ class Recorder:
         return head.render(b"", framing)
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
     ) -> None:
         self.send([self.head(request, head, framing, keep=keep), *blocks])
 
@@ -75,7 +75,7 @@ def call(app: App, raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", *, held: 
     exchange.held = lambda: held
     exchange.run(app, make_environ(asked, peer_environ(BASE, ("127.0.0.1", 1234))))
     client.events.append("commit")
-    exchange.finish()
+    exchange.finish(0.0)
     return client
 
 
@@ -443,7 +443,7 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
     exchange.held = lambda: True
     exchange.run(blocks(b"never seen"), make_environ(asked, peer_environ(BASE, ("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
-    exchange.finish()
+    exchange.finish(0.0)
     assert client.sent == b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater"
 
 
