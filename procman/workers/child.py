@@ -105,7 +105,9 @@ class Child:
         self._canceller = Canceller(self._waits_for_interruption) if cancels else None
 
     def _go_by(self, limits: Limits) -> None:
-        self._share = inf if limits.requests is None else limits.requests + int(self._luck * (limits.requests_jitter + 1))
+        self._share = (
+            inf if limits.requests is None else limits.requests + int(self._luck * (limits.requests_jitter + 1))
+        )
         self._cpu: CpuLimit | None = None
         if limits.time_cpu is not None and not self.spec.concurrent:
             self._cpu = CpuLimit(limits.time_cpu, self.record, self._on_cpu_used)
