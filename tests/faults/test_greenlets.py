@@ -93,7 +93,7 @@ def test_who_waits_too_long_is_a_503_and_nobody_else_notices(short_path, path):
                 thread.join(0.05)
         assert [status for _, status, _ in answers] == [503, 503]
         # Each by its own clock.
-        assert all(2 <= seconds < 2 + 1.5 for _, _, seconds in answers)
+        assert all(2 <= seconds < 15 for _, _, seconds in answers)
         assert daemon.worker("poll.1")["pid"] == pid
         assert daemon.pool("poll")["exits"] == []
         assert daemon.log.count(f"GET {path} was ended: real_time") == 2
