@@ -8,6 +8,8 @@ from __future__ import annotations
 INHERIT = "inherit"
 NULL = "null"
 LOG = "log"
+# The variable that holds the mark of a worker: as systemd's INVOCATION_ID, another one for each start.
+MARK = "PROCMAN_INVOCATION_ID"
 
 SLOT = "${slot}"
 

@@ -27,12 +27,16 @@ def cut(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Which worker this is: its slot, its generation, its name and its record on the scoreboard."""
+    """Which worker this is: its slot, its generation, its name and its record on the scoreboard.
+
+    ``mark`` goes into its environment, by which whatever descends from it is known for its.
+    """
 
     name: str
     slot: int
     generation: int
     record: int
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from procman.core import event as ev
 from procman.core import lifecycle as say
-from procman.core.command import LOG
+from procman.core.command import LOG, MARK
 from procman.core.difference import with_live_part
 from procman.core.pool import describe_status
 from procman.core.reason import Reason
@@ -20,6 +20,7 @@ from procman.core.spec import ExecWork, JobrunnerWork, Kind
 from procman.daemon.nursery import Nursery
 from procman.daemon.processes import Child, Command, Errand, Process, TemplateProcess, WorkerProcess
 from procman.daemon.readiness import ReadinessSocket
+from procman.daemon.trees import Trees
 from procman.errors import ChannelClosed
 from procman.unix import process
 from procman.unix.channel import Channel, pair
@@ -48,7 +49,7 @@ MODULES = {
 # descriptors a moment before it tells anybody of the end.
 LOST_PATIENCE = 1.0
 # What the service manager has told the daemon alone, sd_listen_fds(3).
-NOT_FOR_CHILDREN = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID")
+NOT_FOR_CHILDREN = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", MARK)
 
 
 class Children:
@@ -77,6 +78,7 @@ class Children:
         self._unswept = False  # an orphan may wait to be reaped
         self.open_files = process.use_all_descriptors()
         self._readiness = ReadinessSocket(loop, self._on_command_ready)
+        self._trees = Trees(loop, lambda: (child.pid for child in self._all()))
         self._nursery = Nursery(loop, self._order, self._not_ordered, _environment())
 
     def prepare(self) -> None:
@@ -156,6 +158,7 @@ class Children:
         if errand.pid is None:
             self._withdraw(errand)
         elif errand.pidfd is not None:
+            self._trees.remember(errand)
             process.send_signal(errand.pidfd, signal.SIGKILL)
             process.kill_session(errand.pid)
 
@@ -166,6 +169,7 @@ class Children:
         if worker.spec.kind is Kind.EXEC and worker.pid is None:
             self.kill(worker.id)  # there is nothing yet that could stop in an orderly way
             return
+        self._trees.remember(worker)
         if effect.signum is not None:
             self.send_signal(worker, effect.signum)
             return
@@ -218,6 +222,7 @@ class Children:
         if worker.pid is None:
             self._withdraw(worker)
             return
+        self._trees.remember(worker)
         self.send_signal(worker, signal.SIGKILL)
         if worker.spec.kind is Kind.EXEC:
             process.kill_session(worker.pid)
@@ -476,9 +481,20 @@ class Children:
             if child.pidfd is not None:
                 self._loop.remove_reader(child.pidfd)
             self._ended.append(child)
+            if not isinstance(child, TemplateProcess):
+                child.clearing = True
+                self._trees.end(child, lambda: self._cleared(child))
+        self._try_reap(child)
+
+    def _cleared(self, child: Process) -> None:
+        """Nothing is left below it."""
+        child.clearing = False
+        self._unswept = True  # those who were killed wait to be reaped
         self._try_reap(child)
 
     def _try_reap(self, child: Process) -> None:
+        if child.clearing:
+            return
         status = process.exit_status(child.pidfd, child.pid)
         if status is not None:
             self._ended.remove(child)

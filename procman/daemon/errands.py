@@ -7,6 +7,7 @@ by force, so is everything that it has started.
 from __future__ import annotations
 
 import random
+import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,7 @@ class Errands:
         except OSError as error:
             done(f"it can't be run: {error}")
             return None
+        seat = replace(seat, mark=secrets.token_hex(8))
         errand = Errand(name=name, spec=spec, channel=None, generation=seat.generation, seat=seat)
         errand.output, stream.writer = stream.writer, -1
         running = Running(errand, stream, done)

@@ -29,6 +29,13 @@ class Process:
     dump_fd: int | None = None
     on_dump: list[Callable[[str], None]] = field(default_factory=list)
     orders: int = 0  # how often the nursery was asked to fork it
+    relatives: dict[int, int] = field(default_factory=dict)  # pid and time of start of those seen below it
+    clearing: bool = False  # it has ended, and is reaped when its family has, too
+
+    @property
+    def mark(self) -> str:
+        """What is in its environment, and in that of nobody who does not descend from it; the same after an upgrade."""
+        return ""
 
     def forget_stacks(self) -> None:
         """Empty the file that stacks are written to; its offset is shared with the process, which writes there."""
@@ -65,9 +72,14 @@ class WorkerProcess(Process):
     record: int | None = None
 
     @property
+    def mark(self) -> str:
+        return f"{os.getpid()}.{self.id}"
+
+    @property
     def seat(self) -> Seat:
         """What the worker is told of its place."""
-        return Seat(name=self.name, slot=self.slot, generation=self.generation, record=self.record or 0)
+        record = self.record or 0
+        return Seat(name=self.name, slot=self.slot, generation=self.generation, record=record, mark=self.mark)
 
 
 @dataclass(eq=False)
@@ -77,10 +89,14 @@ class Errand(Process):
     ``output`` is a descriptor that belongs to the errand until the order for it has been carried out.
     """
 
-    seat: Seat = field(kw_only=True)
+    seat: Seat = field(kw_only=True)  # its mark is the errand's own
     output: int = -1
     on_end: Callable[[int | None], None] = lambda status: None
     failure: str = ""
+
+    @property
+    def mark(self) -> str:
+        return self.seat.mark
 
     def close_output(self) -> None:
         """It has been handed over, or will never be."""

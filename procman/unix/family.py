@@ -4,6 +4,48 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import NamedTuple
+
+
+class Kin(NamedTuple):
+    """What procfs says of a process (proc(5)): its parent, the leader of its session, when it was started, in ticks."""
+
+    parent: int
+    session: int
+    started: int
+    ended: bool  # a zombie, which only has to be reaped
+
+
+def kin(pid: int) -> Kin | None:
+    """Of whose family the process is; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            columns = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return Kin(int(columns[1]), int(columns[3]), int(columns[19]), columns[0] in (b"Z", b"X"))
+
+
+def started_with(pid: int, variable: str) -> bool:
+    """The process, or the one that it was forked from, was executed with this ``NAME=VALUE`` in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return variable.encode() in file.read().split(b"\0")
+    except OSError:  # gone, or of another user whom we may not look at
+        return False
+
+
+def holds(pid: int, fd: int) -> bool:
+    """The process has the open file that ``fd`` is in ours, by whatever number."""
+    ours = os.fstat(fd)
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            theirs = os.stat(f"/proc/{pid}/fd/{name}")
+            if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+                return True
+    except OSError:  # gone, or of another user, or it has closed one meanwhile
+        pass
+    return False
 
 
 def children(pid: int) -> list[int]:

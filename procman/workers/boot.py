@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
+from procman.core.command import MARK
 from procman.core.lifecycle import Boot, Dumped, ToChild, cut
 from procman.errors import ChannelClosed
 from procman.observe import logs
@@ -118,6 +119,7 @@ def seat_child(
 def settle(child: Child) -> None:
     """Everything between being a process and being a worker."""
     os.environ["PROCMAN_WORKER"] = child.name
+    os.environ[MARK] = child.seat.mark
     make_importable(child.spec.working_dir)
     child.settle_in()
     if child.database is not None:

@@ -17,7 +17,7 @@ import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from procman.core.command import LOG, in_slot
+from procman.core.command import LOG, MARK, in_slot
 from procman.unix.process import await_adoption, die_with_parent, limit_descriptors
 from procman.workers import policy
 
@@ -68,6 +68,7 @@ def _become(message: Any, channel: socket.socket, fds: list[int], between: int) 
     os.environ.update(pool.env)
     if message.notify:
         os.environ["NOTIFY_SOCKET"] = message.notify
+    os.environ[MARK] = seat.mark
     if seat.name:
         os.environ["PROCMAN_WORKER"] = seat.name
     command = _command(pool.work.command, names, seat.slot)
