@@ -35,6 +35,7 @@ from procman.config.words import (
     Application,
     Channels,
     Command,
+    DatabaseResolver,
     Databases,
     Module,
     ResourceLimits,
@@ -403,6 +404,14 @@ POOL = Table(
             "The application whose modules know the bus; without one, only the bus is served.",
             default=Computed("none"),
             kinds={Kind.LONGPOLLING},
+        ),
+        _key(
+            "database_from",
+            OrNone(DatabaseResolver()),
+            "Which of `[database] databases` a request is for: by its host, where `%h` is the name and `%d` its first "
+            "label, by a header, or as a function of the environ says. A host that is no one database's gets 404.",
+            of=HttpWork,
+            kinds={Kind.HTTP},
         ),
         _key(
             "app",

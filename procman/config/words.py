@@ -130,6 +130,38 @@ class Application(Type[str]):
         return toml_string(value)
 
 
+class DatabaseResolver(Type[str]):
+    """How to tell which database a request is for."""
+
+    expected = 'a way to choose the database, such as "host:^%d$", "header:X-Database" or "package.module:function"'
+
+    def read(self, given: Given) -> str:
+        if not isinstance(given.value, str):
+            raise given.unexpected(Code.WRONG_TYPE, self.expected)
+        kind, _, argument = given.value.partition(":")
+        match kind:
+            case "header":
+                right = re.fullmatch(r"[A-Za-z0-9-]+", argument) is not None
+            case "host":
+                right = _is_pattern(argument)
+            case _:
+                right = is_dotted_name(kind) and is_dotted_name(argument)
+        if not right:
+            raise given.unexpected(Code.APPLICATION, self.expected)
+        return given.value
+
+    def write(self, value: str) -> str:
+        return toml_string(value)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text.replace("%h", "h").replace("%d", "d"))
+    except re.error:
+        return False
+    return bool(text)
+
+
 class Module(Type[str]):
     """A module to import."""
 

@@ -165,6 +165,7 @@ class HttpWork:
     proxy_protocol: bool = False
     certfile: str | None = None
     keyfile: str | None = None  # None: in certfile, too
+    database_from: str | None = None  # "host:PATTERN", "header:NAME" or "module:function"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,8 @@ def _length(environ: WSGIEnvironment) -> int:
 
 def _origin(environ: WSGIEnvironment, prepare: Any) -> Origin:
     address = environ.get("REMOTE_ADDR", "")
-    database = parse_qs(environ.get("QUERY_STRING", "")).get("db", [None])[0]
+    # What the pool's `database_from` says, or else what the caller asks for: both only among those configured.
+    database = environ.get("procman.database") or parse_qs(environ.get("QUERY_STRING", "")).get("db", [None])[0]
     return Origin(address, _credentials(environ, address, database), database, prepare)
 
 

@@ -13,8 +13,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from procman.errors import LOST_AGAINST_ANOTHER, BadRequest, DatabaseUnavailable, UnitAborted
+from procman.core.spec import HttpWork
+from procman.errors import LOST_AGAINST_ANOTHER, BadRequest, DatabaseUnavailable, NoDatabase, UnitAborted
 from procman.wire.response import plain
+from procman.workers.http_database import KEY, resolver
 from procman.workers.wsgi import ClientGone, Exchange
 from procman.workers.wsgi_environ import make_environ
 
@@ -47,6 +49,8 @@ class Units:
             self._signaling = signaling
         # Who exposes functions has imported it.
         self._rpc: Any = sys.modules.get("procman.rpc")
+        work = child.spec.work
+        self._database_of = resolver(work.database_from) if isinstance(work, HttpWork) else None
 
     def serve(self, request: Request, connection: Connection) -> float:
         """Answer the request, and send as much of that as the kernel takes; when the unit ended, CLOCK_MONOTONIC."""
@@ -60,8 +64,7 @@ class Units:
             return monotonic()
         name = f"{request.method} {request.raw_path}"
         if self._rpc is not None and self._rpc.serves(request.path):
-            # Each call is a transaction of its own.
-            self._run_unit(name, exchange, exchange.run, self._rpc.application, environ)
+            self._run_unit(name, exchange, self._call, exchange, environ)
         elif self._signaling is None:
             self._run_unit(name, exchange, exchange.run, self._application, environ)
         else:
@@ -85,7 +88,11 @@ class Units:
 
     def _transact(self, exchange: Exchange, environ: dict[str, Any]) -> int:
         """Call the application in a transaction, which is free as long as nothing uses it."""
-        transaction = self._signaling.begin()
+        try:
+            transaction = self._signaling.begin(self._resolve(environ))
+        except NoDatabase as error:
+            log.info("%s", error)
+            return _answer(exchange, 404)
         exchange.held = lambda: transaction.opened
         try:
             status = exchange.run(self._application, environ)
@@ -97,6 +104,22 @@ class Units:
             transaction.rollback()
             raise
         return status
+
+    def _call(self, exchange: Exchange, environ: dict[str, Any]) -> int:
+        """Serve RPC, where each call is a transaction of its own."""
+        try:
+            self._resolve(environ)
+        except NoDatabase as error:
+            log.info("%s", error)
+            return _answer(exchange, 404)
+        return exchange.run(self._rpc.application, environ)
+
+    def _resolve(self, environ: dict[str, Any]) -> str | None:
+        """The database that the request is for, which the application finds in its environ; None: the main one."""
+        if self._database_of is None:
+            return None
+        database = environ[KEY] = self._database_of(environ)
+        return database
 
     # -- the unit ------------------------------------------------------------------------------------------
 

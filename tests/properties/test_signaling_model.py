@@ -69,7 +69,7 @@ class CachesOfSeveralProcesses(RuleBasedStateMachine):
         value = generation.get("f", group)
         if value is MISSING:
             value = unit.values[group]
-            generation.put("f", group, value, 10)
+            generation.put("f", group, value, maxsize=10)
         assert value == unit.values[group]
 
     @rule(unit=consumes(units), token=st.integers(0, 3))

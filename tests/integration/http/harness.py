@@ -129,14 +129,14 @@ class Service:
             working_dir=working_dir,
         )
 
-    def start(self, *, ready: bool = True, database: str | None = None) -> Worker:
+    def start(self, *, ready: bool = True, database: str | None = None, databases: tuple[str, ...] = ()) -> Worker:
         """One worker more."""
         worker = Worker(
             self.directory,
             self._spec,
             [self.listener],
             slot=len(self.workers) + 1,
-            database=DatabaseSpec(url=database) if database else None,
+            database=DatabaseSpec(url=database, databases=databases) if database else None,
         )
         self.workers.append(worker)
         if ready:

@@ -114,5 +114,10 @@ def items(stop_at: int = 0):
 
 
 def application(environ, start_response):
+    if environ["PATH_INFO"] == "/database":
+        with procman.cursor() as cr:
+            cr.execute("SELECT current_database()")
+            start_response("200 OK", [])
+            return [f"{environ['procman.database']} {cr.fetchone()[0]}".encode()]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"the application: " + environ["PATH_INFO"].encode()]

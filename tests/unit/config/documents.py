@@ -117,6 +117,7 @@ VALUES = {
         "threads": st.just(1),
         "keepalive": durations | st.just(0),
         "header_timeout": durations,
+        "database_from": or_none(st.sampled_from(["host:^%d$", "header:X-Db", "a.b:choose"])),
         "max_body": sizes,
         "body_buffer": sizes,
         "body_rate": sizes,
