@@ -81,18 +81,20 @@ def test_a_fork_that_comes_out_of_its_request_does_not_become_a_second_worker(da
     assert workers_of(daemon) == before
 
 
-def test_a_child_that_outlives_its_worker_is_reaped_in_the_end(daemon):
-    status, body = daemon.request("GET", "/outliving_child")
-    assert status == 200
-    child = int(body)
-    for name, pid in workers_of(daemon).items():
-        os.kill(pid, signal.SIGKILL)
-        daemon.wait_replaced(name, pid)
-    # Nobody but the daemon is left to be its parent, and nobody else would reap it.
-    assert child in children_of(daemon.process.pid)
-    os.kill(child, signal.SIGKILL)
-    daemon.wait(lambda: child not in children_of(daemon.process.pid), "the orphan to be reaped")
-    assert_serves(daemon)
+def test_a_child_that_outlives_its_worker_is_reaped_in_the_end(short_path):
+    spared = CONFIGURATION.replace('kind = "http"', 'kind = "http"\nkill_mode = "process"', 1)
+    with Procmand(short_path, spared, modules=MODULES) as daemon:
+        status, body = daemon.request("GET", "/outliving_child")
+        assert status == 200
+        child = int(body)
+        for name, pid in workers_of(daemon).items():
+            os.kill(pid, signal.SIGKILL)
+            daemon.wait_replaced(name, pid)
+        # Nobody but the daemon is left to be its parent, and nobody else would reap it.
+        assert child in children_of(daemon.process.pid)
+        os.kill(child, signal.SIGKILL)
+        daemon.wait(lambda: child not in children_of(daemon.process.pid), "the orphan to be reaped")
+        assert_serves(daemon)
 
 
 def test_threads_that_never_end_do_not_keep_a_worker_from_going(daemon):
