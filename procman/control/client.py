@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 import zmq
@@ -50,7 +49,7 @@ class Client:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.IDENTITY, uuid.uuid4().hex.encode("ascii"))
+        self._socket.set(zmq.IDENTITY, os.urandom(16).hex().encode("ascii"))
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._handshake: Handshake | None = None
@@ -109,7 +108,7 @@ class Client:
     def _exchange(
         self, command: str, given: dict[str, Any], last: float | None, deadline: float, on_behalf_of: str = ""
     ) -> dict[str, Any]:
-        identity = uuid.uuid4().hex
+        identity = os.urandom(16).hex()
         request = protocol.request(identity, command, given, last)
         command = on_behalf_of or command
         self._send(request, command, deadline)

@@ -7,9 +7,8 @@ Circus's (circus.commands), also those that Circus's client sends always and pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,22 +27,20 @@ class Form(StrEnum):
     OPTIONS = "an object"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Property:
+class Property(NamedTuple):
     """One property. ``only``, when not empty, lists the values that are accepted.
 
     Circus's client sends some properties always, also where procman has nothing to choose.
     """
 
     name: str
+    doc: str
     form: Form = Form.TEXT
     required: bool = False
     only: tuple[Any, ...] = ()
-    doc: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """One command. ``waits``: it starts an operation, whose end the reply waits for when ``waiting`` is true.
 
     A command with ``means`` is another name: `parse` turns it into that command, with the properties ``adapt`` makes.

@@ -73,8 +73,12 @@ class Arbiter:
 
     def snapshot(self) -> Snapshot:
         """What there is now."""
-        state = "stopping" if self._shutdown else "running" if self._announced else "starting"
-        return Snapshot(state=state, pools=tuple(_pool_snapshot(pool) for pool in self.pools.values()))
+        return Snapshot(state=self.state, pools=tuple(_pool_snapshot(pool) for pool in self.pools.values()))
+
+    @property
+    def state(self) -> str:
+        """The state of the whole daemon, in a word."""
+        return "stopping" if self._shutdown else "running" if self._announced else "starting"
 
     @property
     def stopping(self) -> bool:

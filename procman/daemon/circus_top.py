@@ -34,12 +34,12 @@ class CircusTop:
     def _publish(self) -> None:
         self._timer = self._loop.call_later(INTERVAL, self._publish)
         snapshot, figures = self._daemon.arbiter.snapshot(), self._daemon.figures
-        arbiter = figures.arbiter(snapshot)
+        arbiter = figures.arbiter(snapshot.state)
         self._pool("circus", [(arbiter["pid"], arbiter["cpu_percent"], "procmand")])
         for pool in snapshot.pools:
             workers = figures.pool(pool)["workers"]
             self._pool(pool.name, [(w["pid"], w["cpu_percent"], w["name"]) for w in workers if w["pid"] is not None])
-        figures.forget(snapshot)
+        figures.forget()
 
     def _pool(self, pool: str, processes: list[tuple[int, float, str]]) -> None:
         together: list[dict[str, Any]] = []

@@ -12,9 +12,13 @@ from procman.observe import processes
 from procman.version import __version__
 
 if TYPE_CHECKING:
-    from procman.core.snapshot import PoolSnapshot, Snapshot, WorkerSnapshot
+    from procman.core.snapshot import PoolSnapshot, WorkerSnapshot
     from procman.daemon.children import Children
     from procman.observe.scoreboard import Scoreboard
+
+# Seconds for which what the kernel has said of a process is good. It counts processor time in ticks of 10 ms, so that
+# a percentage over much less than this is noise.
+FRESH = 0.25
 
 
 class Figures:
@@ -26,7 +30,7 @@ class Figures:
         self._started = started
         self._known: dict[int, _Known] = {}
 
-    def arbiter(self, snapshot: Snapshot) -> dict[str, Any]:
+    def arbiter(self, state: str) -> dict[str, Any]:
         pid, now = os.getpid(), monotonic()
         rss, cpu_percent = self._usage(pid, self._started, now)
         return {
@@ -35,7 +39,7 @@ class Figures:
             "uptime": round(now - self._started, 3),
             "rss": rss,
             "cpu_percent": cpu_percent,
-            "state": snapshot.state,
+            "state": state,
         }
 
     def pool(self, pool: PoolSnapshot) -> dict[str, Any]:
@@ -53,17 +57,18 @@ class Figures:
     def circus(self, pid: int, cpu_percent: float, number: int | None = None) -> dict[str, Any] | str:
         """Circus's figures of a process whose own have just been taken (`circus.process_info`)."""
         known = self._known.get(pid)
-        try:
-            if known is not None and known.usage is not None:
-                # Not remembered: a worker that is to execute a command is another program before.
-                return process_info(pid, known.usage, processes.identity(pid), cpu_percent, number)
-        except OSError:
-            pass
-        return GONE
+        if known is None or known.usage is None:
+            return GONE
+        if known.info is None:
+            try:
+                known.info = process_info(pid, known.usage, processes.identity(pid), cpu_percent, number)
+            except OSError:
+                return GONE
+        return known.info
 
-    def forget(self, snapshot: Snapshot) -> None:
+    def forget(self) -> None:
         """Drop what is remembered of processes that are gone."""
-        alive = {worker.pid for pool in snapshot.pools for worker in pool.workers} | {os.getpid()}
+        alive = {worker.pid for worker in self._children.workers.values()} | {os.getpid()}
         self._known = {pid: known for pid, known in self._known.items() if pid in alive}
 
     def _worker(self, worker: WorkerSnapshot) -> dict[str, Any]:
@@ -94,15 +99,9 @@ class Figures:
         known = self._known.get(pid)
         if known is None or known.spawned != started:  # another process with the number of one that is gone
             known = self._known[pid] = _Known(spawned=started, since=started)
-        try:
-            known.usage = usage = processes.usage(pid)
-        except OSError:
-            known.usage = None
-            return 0, 0.0
-        before, known.cpu_seconds = known.cpu_seconds, usage.cpu_seconds
-        since, known.since = known.since, now
-        used = max(0.0, known.cpu_seconds - before)
-        return usage.rss, round(100.0 * used / (now - since), 1) if now > since else 0.0
+        if known.usage is None or now - known.since >= FRESH:
+            known.look(pid, now)
+        return known.rss, known.cpu_percent
 
 
 @dataclass(slots=True)
@@ -113,3 +112,19 @@ class _Known:
     since: float
     cpu_seconds: float = 0.0
     usage: processes.Usage | None = None
+    rss: int = 0
+    cpu_percent: float = 0.0
+    info: dict[str, Any] | None = None  # for Circus's clients, if one has asked
+
+    def look(self, pid: int, now: float) -> None:
+        """See what it uses now; zeros when it is gone."""
+        self.info = None
+        try:
+            self.usage = processes.usage(pid)
+        except OSError:
+            self.usage, self.rss, self.cpu_percent = None, 0, 0.0
+            return
+        before, self.cpu_seconds, self.rss = self.cpu_seconds, self.usage.cpu_seconds, self.usage.rss
+        since, self.since = self.since, now
+        used = max(0.0, self.cpu_seconds - before)
+        self.cpu_percent = round(100.0 * used / (now - since), 1) if now > since else 0.0

@@ -50,7 +50,7 @@ class Reading:
         if found is None:
             return
         process = call.properties.get("process")
-        snapshot, figures = self._daemon.arbiter.snapshot(), self._daemon.figures
+        figures = self._daemon.figures
         pools = {}
         for pool, only in found:
             pools[pool.name] = shown = figures.pool(pool)
@@ -59,11 +59,11 @@ class Reading:
                 for worker in shown["workers"]
                 if only in (None, worker["name"]) and process in (None, worker["pid"])
             ]
-        figures.forget(snapshot)
+        figures.forget()
         if process is not None and not any(pool["workers"] for pool in pools.values()):
             call.fail(f"no worker of {' or '.join(pools)} has pid {process}", errno=Errno.MESSAGE_ERROR)
             return
-        fields: dict[str, Any] = {"arbiter": figures.arbiter(snapshot), "pools": pools}
+        fields: dict[str, Any] = {"arbiter": figures.arbiter(self._daemon.arbiter.state), "pools": pools}
         if call.properties.get("infos", True):
             fields.update(self._infos(call, pools))
         call.reply(fields)
@@ -90,7 +90,7 @@ class Reading:
         return {"process": process, "info": info[str(process)]}
 
     def _dstats(self, call: Call) -> None:
-        arbiter = self._daemon.figures.arbiter(self._daemon.arbiter.snapshot())
+        arbiter = self._daemon.figures.arbiter(self._daemon.arbiter.state)
         info = self._daemon.figures.circus(arbiter["pid"], arbiter["cpu_percent"])
         call.reply({"info": info, "arbiter": arbiter})
 
@@ -98,7 +98,7 @@ class Reading:
         found = finding.pools_and_workers(call, self._daemon.arbiter)
         if found is None:
             return
-        snapshot, figures = self._daemon.arbiter.snapshot(), self._daemon.figures
+        figures = self._daemon.figures
         pools = {}
         for pool, _ in found:
             pools[pool.name] = {
@@ -108,7 +108,7 @@ class Reading:
                 "operation": pool.operation,
                 "exits": _exits(pool),
             }
-        fields: dict[str, Any] = {"arbiter": figures.arbiter(snapshot), "pools": pools}
+        fields: dict[str, Any] = {"arbiter": figures.arbiter(self._daemon.arbiter.state), "pools": pools}
         if not call.request.names:
             fields["statuses"] = {pool.name: circus.status(pool) for pool, _ in found}
         elif found[0][1] is None:
