@@ -22,6 +22,7 @@ import psycopg2
 from procman import signaling
 from procman.bus.hub import Message
 from procman.bus.outbox import NOTIFY_CHANNEL
+from procman.core.restart import Pauses
 from procman.db.connection import in_short
 from procman.errors import DatabaseUnavailable
 
@@ -41,7 +42,7 @@ EMPTY = 1
 _LOOK_EVERY = 30.0
 _CLEAN_EVERY = 600.0
 _BATCH = 500
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 1.0
+_PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 
 _READ = "SELECT id, channel, message::text FROM procman.bus WHERE id > %s ORDER BY id LIMIT %s"
 _READ_CHANNELS = """
@@ -98,7 +99,7 @@ class Listener:
 
     def run(self) -> None:
         """Listen until stopped. Connect again, with growing pauses, when that is lost; tell the same trouble once."""
-        pause, told = 0.0, ""
+        pauses, told = Pauses(_PAUSE_FIRST, _PAUSE_MOST), ""
         with self._wake_reader:
             while not self._stopping:
                 began = monotonic()
@@ -106,8 +107,9 @@ class Listener:
                     with closing(signaling.connect(self.database)) as connection:
                         self._follow(connection)
                 except (DatabaseUnavailable, psycopg2.Error) as error:
-                    lived = monotonic() - began > _BACKOFF_MOST
-                    pause = _BACKOFF_FIRST if lived or not pause else min(pause * 2, _BACKOFF_MOST)
+                    if lived := monotonic() - began > _PAUSE_MOST:
+                        pauses.over()
+                    pause = pauses.next()
                     trouble = in_short(error)
                     level = logging.DEBUG if trouble == told and not lived else logging.WARNING
                     log.log(level, "Bus of database %s lost, trying to get it back: %s", self.database, trouble)

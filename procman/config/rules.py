@@ -26,6 +26,7 @@ from procman.core.spec import (
     TcpAddress,
     UnixAddress,
 )
+from procman.core.waves import cycles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,26 +123,9 @@ def _meant(name: str, names: list[str]) -> str:
 
 
 def _circles(draft: Draft) -> Iterator[Problem]:
-    waits_for = {pool.name: pool.fields.get("depends_on", ()) for pool in draft.pools}
-    done: set[str] = set()
-    for name in waits_for:
-        circle = _circle(name, waits_for, done, [])
-        if circle:
-            message = f"these pools wait for each other: {' → '.join([*circle, circle[0]])}"
-            yield Problem(Code.CYCLE, ("pools", circle[0], "depends_on"), message)
-
-
-def _circle(name: str, waits_for: dict[str, tuple[str, ...]], done: set[str], way: list[str]) -> list[str] | None:
-    """The first circle on the ways that lead from here, each pool being left for good when all its ways are known."""
-    if name in way:
-        return way[way.index(name) :]
-    if name in done:
-        return None
-    done.add(name)
-    for other in waits_for.get(name, ()):
-        if circle := _circle(other, waits_for, done, [*way, name]):
-            return circle
-    return None
+    for circle in cycles({pool.name: pool.fields.get("depends_on", ()) for pool in draft.pools}):
+        message = f"these pools wait for each other: {' → '.join(circle)}"
+        yield Problem(Code.CYCLE, ("pools", circle[0], "depends_on"), message)
 
 
 def _targets(draft: Draft) -> Iterator[Problem]:

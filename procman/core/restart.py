@@ -10,6 +10,30 @@ if TYPE_CHECKING:
     from procman.core.spec import Backoff
 
 
+def growing(first: float, most: float, times: int, *, factor: float = 2.0) -> float:
+    """``first`` for the first time, ``factor`` times as much each time, and never more than ``most``."""
+    # The exponent is bounded before the power is taken, which would overflow after a thousand times.
+    return min(most, first * factor ** min(times - 1, 64))
+
+
+@dataclass(slots=True)
+class Pauses:
+    """Pauses between tries at something that fails: from ``first`` seconds each twice as long, up to ``most``."""
+
+    first: float
+    most: float
+    failures: int = 0  # in a row
+
+    def next(self) -> float:
+        """It has failed (again): seconds to wait before the next try."""
+        self.failures += 1
+        return growing(self.first, self.most, self.failures)
+
+    def over(self) -> None:
+        """It has succeeded."""
+        self.failures = 0
+
+
 def delay(backoff: Backoff, failures: int, chance: float) -> float:
     """Seconds to wait after that many young deaths in a row, with full jitter (``chance`` in [0, 1)).
 
@@ -17,8 +41,7 @@ def delay(backoff: Backoff, failures: int, chance: float) -> float:
     """
     if failures <= 1:
         return 0.0
-    # The exponent is bounded before the power is taken, which would overflow after a thousand failures.
-    cap = min(backoff.most, backoff.first * backoff.factor ** min(failures - 2, 64))
+    cap = growing(backoff.first, backoff.most, failures - 1, factor=backoff.factor)
     # Full jitter, yet never nothing: half of the wait is certain, so that a crash loop can't spin.
     return cap * (0.5 + 0.5 * chance)
 

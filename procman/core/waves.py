@@ -5,33 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
-def cycle(depends_on: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Names along one cycle, the first one repeated at the end; None when there is no cycle."""
+def cycles(depends_on: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Names along each cycle, the first one repeated at the end; of cycles that share a name, one."""
     done: set[str] = set()
-    path: list[str] = []
-
-    def visit(name: str) -> list[str] | None:
-        if name in path:
-            return [*path[path.index(name) :], name]
-        if name in done:
-            return None
-        path.append(name)
-        for other in depends_on.get(name, ()):
-            found = visit(other)
-            if found:
-                return found
-        path.pop()
-        done.add(name)
-        return None
-
     for name in depends_on:
-        found = visit(name)
-        if found:
-            return found
-    return None
+        if found := _cycle(name, depends_on, done, []):
+            yield found
+
+
+def _cycle(name: str, depends_on: Mapping[str, Sequence[str]], done: set[str], way: list[str]) -> list[str] | None:
+    """The first cycle on the ways that lead from here, each name being left for good when all its ways are known."""
+    if name in way:
+        return [*way[way.index(name) :], name]
+    if name in done:
+        return None
+    done.add(name)
+    ways = (_cycle(other, depends_on, done, [*way, name]) for other in depends_on.get(name, ()))
+    return next((found for found in ways if found), None)
 
 
 def dependents(depends_on: Mapping[str, Sequence[str]], name: str) -> list[str]:

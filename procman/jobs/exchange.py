@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from procman.core.restart import Pauses
 from procman.core.spec import TcpAddress, UnixAddress
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 _LOOKED_UP_FOR = 30.0
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
+_PAUSE_FIRST, _PAUSE_MOST = 0.1, 5.0
 _MOST_HEAD = 64 * 1024
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # <linux/in.h>
@@ -57,7 +58,7 @@ class Target:
         self.own = url is None  # no proxy in between: a broken connection is a dead worker
         self.closed_until = 0.0
         self._addresses = tuple(addresses)
-        self._pause = 0.0
+        self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
         self._places: list[Place] = []
         self._looked_up_at = -_LOOKED_UP_FOR
         self._host = "localhost"
@@ -87,15 +88,14 @@ class Target:
         """It did not take a job: hold off, for longer each time. True when it had taken them until now."""
         if now < self.closed_until:
             return False
-        first = not self._pause
-        self._pause = min(self._pause * 2, _BACKOFF_MOST) or _BACKOFF_FIRST
-        self.closed_until = now + self._pause
-        return first
+        self.closed_until = now + self._pauses.next()
+        return self._pauses.failures == 1
 
     def accepted(self) -> bool:
         """It took a job. True when it had refused before."""
-        was_closed = bool(self._pause)
-        self._pause = self.closed_until = 0.0
+        was_closed = bool(self._pauses.failures)
+        self._pauses.over()
+        self.closed_until = 0.0
         return was_closed
 
     def _look_up(self, address: Address) -> list[Place]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 
 from procman import signaling
+from procman.core.restart import Pauses
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
 from procman.jobs.exchange import Ending, Exchange
 from procman.jobs.feed import SWEEP_EVERY, Feed
@@ -39,7 +40,7 @@ MOST_EXCHANGES = 500
 SECOND_LOOK = 2.0
 _LOOK_EVERY = 1.0
 _LOOK_SOON, _SOON = 0.1, 5.0
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 1.0
+_PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 _NAMES_EVERY = 30.0
 _MOST_WAIT = 60.0
 
@@ -64,7 +65,7 @@ class _Link:
         self.watched: dict[int, _Watch] = {}
         self.look_at = 0.0
         self.retry_at = 0.0
-        self.pause = 0.0
+        self.pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
 
 
 class Runner:
@@ -154,7 +155,7 @@ class Runner:
             names = signaling.databases()
         except _AWAY as error:
             log.warning("The databases can't be listed: %s", _line(error))
-            self._names_at = now + _BACKOFF_MOST
+            self._names_at = now + _PAUSE_MOST
             return
         for name in set(self._links) - set(names):
             self._forget(self._links.pop(name))
@@ -176,12 +177,12 @@ class Runner:
             yield
         except _AWAY as error:
             self._forget(link)
-            link.pause = min(link.pause * 2, _BACKOFF_MOST) or _BACKOFF_FIRST
-            link.retry_at = monotonic() + link.pause
-            log.warning("Database %s lost, next try in %.1f s: %s", link.feed.database, link.pause, _line(error))
+            pause = link.pauses.next()
+            link.retry_at = monotonic() + pause
+            log.warning("Database %s lost, next try in %.1f s: %s", link.feed.database, pause, _line(error))
         else:
             if link.feed.connected and link.feed.swept:
-                link.pause = 0.0
+                link.pauses.over()
 
     def _forget(self, link: _Link) -> None:
         # The exchanges go on: when the database is back, its rows say what they are about.

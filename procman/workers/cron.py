@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from procman import signaling
+from procman.core.restart import Pauses
 from procman.crontab import cron, execute, schedule, store
 from procman.db.connection import database_name, in_short
 from procman.db.migrate import migrate
@@ -36,7 +37,7 @@ log = logging.getLogger("procman.cron")
 
 LONGEST_SLEEP = 60.0
 _CLAIMED_LOOK = 5.0  # at most, to look after what another worker is running: it may have died
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 1.0
+_PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 
 _FAILURES = (DatabaseUnavailable, DatabaseSetupError, psycopg2.Error)
 
@@ -131,7 +132,7 @@ class Agenda:
         self._connection: Any = None
         self._registered = False
         self._due = False
-        self._backoff = 0.0
+        self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
         self._trouble = ""
         # Of its own, and no secret: within a pool by the slot, among machines by chance.
         self._stagger = (child.seat.slot - 1) % 8 * 0.005 + os.getpid() % 5 * 0.001
@@ -158,7 +159,7 @@ class Agenda:
         except _FAILURES as error:
             self._lose(error)
         else:
-            self._backoff = 0.0
+            self._pauses.over()
             self._trouble = ""
 
     def fileno(self) -> int | None:
@@ -253,8 +254,7 @@ class Agenda:
     def _lose(self, error: BaseException) -> None:
         """Hang up and come back later, after growing pauses; the same trouble is told once."""
         self.close()
-        self._backoff = min(self._backoff * 2, _BACKOFF_MOST) or _BACKOFF_FIRST
-        self.look_at = monotonic() + self._backoff
+        self.look_at = monotonic() + self._pauses.next()
         trouble = _line(error)
         level = logging.DEBUG if trouble == self._trouble else logging.WARNING
         log.log(level, "Cron of database %s is interrupted: %s", self._database, trouble)

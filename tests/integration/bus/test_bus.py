@@ -246,7 +246,7 @@ def test_nothing_is_lost_when_the_connection_is(exchange, sql, postgres_server, 
 
 
 def test_the_same_trouble_is_told_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(listener, "_BACKOFF_FIRST", 0.001)
+    monkeypatch.setattr(listener, "_PAUSE_FIRST", 0.001)
     caplog.set_level(logging.DEBUG, "procman.bus")
     signaling.configure(DatabaseSpec(url=f"postgresql:///nowhere?host={tmp_path}"))
     listening = Listener("nowhere", Hub(), threading.Lock())

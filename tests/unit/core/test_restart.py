@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procman.core.restart import Restarts, delay
+from procman.core.restart import Pauses, Restarts, delay
 from procman.core.spec import Backoff
 
 
@@ -26,3 +26,11 @@ def test_old_failures_are_forgotten():
         restarts.died_young(Backoff(), second, started=second - 1, chance=0.5)
     assert not restarts.exhausted(5, 60.0, 100.0)
     assert restarts.exhausted(1, 60.0, 100.0)
+
+
+def test_pauses_grow_until_something_succeeds():
+    pauses = Pauses(0.1, 1.0)
+    assert [pauses.next() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    pauses.over()
+    assert pauses.next() == 0.1
+    assert all(pauses.next() <= 1.0 for _ in range(5000))
