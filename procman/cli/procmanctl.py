@@ -249,6 +249,23 @@ def dumpstacks(settings: Settings, targets: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("targets", metavar="[TARGET]...", nargs=-1, type=names.TARGETS)
+@click.pass_obj
+def cachestats(settings: Settings, targets: tuple[str, ...]) -> None:
+    """The statistics of the caches of a pool's workers, or of one worker.
+
+    For each function decorated with @procman.cached: its group, how many results it remembers, hits and misses since
+    the worker started, the share of hits, and about how much memory that takes. Without a TARGET: all workers.
+    """
+    from procman.observe.caches import worker_caches
+
+    def text(reply: Mapping[str, Any]) -> str:
+        return "\n\n".join(map(worker_caches, reply.get("workers", ()))) or "There is no such worker now."
+
+    settings.show(settings.ask("cachestats", STACKS, name=targets or None), text)
+
+
+@main.command()
 @click.pass_obj
 @click.pass_context
 def check(ctx: click.Context, settings: Settings) -> None:

@@ -126,6 +126,11 @@ _READING = (
 
 _DOING = (
     Command(
+        name="cachestats",
+        doc="The statistics of the caches, by worker: entries, hits, misses, ratio and size of each cached function.",
+        properties=(_TARGETS,),
+    ),
+    Command(
         name="dumpstacks",
         doc="The Python stacks of every thread, by worker, with the unit that each worker is in.",
         properties=(_TARGETS,),

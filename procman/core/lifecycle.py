@@ -15,6 +15,7 @@ from procman.core.spec import DatabaseSpec, Limits, PoolSpec
 # Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
 # socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
 MOST_TEXT = 40_000
+MOST_CACHES = 500  # functions in a message
 
 
 def cut(text: str) -> str:
@@ -127,5 +128,37 @@ class Dumped:
     text: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFigures:
+    """One cached function of a worker. ``size`` is in bytes, about."""
+
+    group: str
+    function: str
+    entries: int
+    hits: int
+    misses: int
+    size: int
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        """For JSON, with the share of hits."""
+        calls = self.hits + self.misses
+        return {
+            "group": self.group,
+            "function": self.function,
+            "entries": self.entries,
+            "hits": self.hits,
+            "misses": self.misses,
+            "ratio": round(self.hits / calls, 4) if calls else 0.0,
+            "size": self.size,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caches:
+    """From a worker that got SIGUSR1: what its caches hold, and how well they serve."""
+
+    figures: tuple[CacheFigures, ...]
+
+
 ToChild = Boot | Fork | Retire | Ping | Adjust
-FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped
+FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped | Caches

@@ -22,6 +22,7 @@ from procman.daemon.processes import Child, Command, Errand, Process, TemplatePr
 from procman.daemon.readiness import ReadinessSocket
 from procman.daemon.trees import Trees
 from procman.errors import ChannelClosed
+from procman.observe.caches import worker_caches
 from procman.unix import process
 from procman.unix.channel import Channel, pair
 
@@ -448,6 +449,8 @@ class Children:
                 self._emit(ev.WorkerFailed(worker.id, traceback))
             case say.Dumped(text=text):
                 _hand_over_stacks(worker, text)
+            case say.Caches(figures=figures):
+                _hand_over_caches(worker, figures)
 
     def _on_command_ready(self, leader: int) -> None:
         for worker in list(self.workers.values()):
@@ -532,6 +535,7 @@ class Children:
             return
         self._nursery.carried_out(worker)
         worker.no_more_stacks()
+        _hand_over_caches(worker, None)
         if worker.record is not None:
             self._free_records.append(worker.record)
         self._emit(ev.WorkerExited(worker.id, status, random.random()))
@@ -551,3 +555,14 @@ def _hand_over_stacks(child: Process, text: str) -> None:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+
+
+def _hand_over_caches(worker: WorkerProcess, figures: tuple[say.CacheFigures, ...] | None) -> None:
+    """Give the figures to whoever has asked for them; or to the log, when it was somebody who sent a signal."""
+    waiting, worker.on_caches = worker.on_caches, []
+    for callback in waiting:
+        callback(figures)
+    if not waiting and figures is not None:
+        caches = [one.as_dict() for one in figures]
+        text = worker_caches({"worker": worker.name, "pid": worker.pid, "caches": caches})
+        log.info("Cache statistics, as asked by a signal:\n%s", text)

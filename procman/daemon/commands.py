@@ -40,6 +40,7 @@ class Commands:
         self._shutdowns: list[str] = []
         self._handlers: Mapping[str, Callable[[Call], None]] = {
             **Reading(daemon, self._operations).handlers,
+            "cachestats": self._cachestats,
             "dumpstacks": self._dumpstacks,
             "kill": self._kill,
             "reload": self._reload,
@@ -206,6 +207,15 @@ class Commands:
             self._daemon.dumper.dump(process, collect)
         if not processes:
             call.reply({"stacks": []})
+
+    def _cachestats(self, call: Call) -> None:
+        workers = finding.workers(call, self._daemon.arbiter)
+        if workers is None:
+            return
+        processes = [self._daemon.children.workers[w.id] for w in workers if w.id in self._daemon.children.workers]
+        self._daemon.caches.ask(
+            processes, lambda answers: call.reply({"workers": [answer.as_dict() for answer in answers]})
+        )
 
     def _kill(self, call: Call) -> None:
         workers = finding.workers(call, self._daemon.arbiter)

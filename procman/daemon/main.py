@@ -23,6 +23,7 @@ from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
 from procman.core.spec import Kind
+from procman.daemon.caches import CacheAsker, log_caches
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
@@ -40,7 +41,7 @@ from procman.daemon.reception import Reception
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
-from procman.unix.process import become_subreaper, keep_descriptors
+from procman.unix.process import become_subreaper, has_terminal, keep_descriptors
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -88,6 +89,7 @@ SIGNALS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGXCPU,
+    signal.SIGWINCH,
 )
 
 
@@ -112,6 +114,7 @@ class Daemon:
         self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
         self._gauge = Gauge(self.children, self._board)
         self.figures = Figures(self.children, self._board, monotonic())
+        self.caches = CacheAsker(self._loop, self.children)
         self.dumper = StackDumper(self._loop, self.children, self._board)
         self._evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)
@@ -323,6 +326,12 @@ class Daemon:
                 self._hang_up()
             case signal.SIGQUIT:
                 self._dump_all()
+            case signal.SIGUSR1:
+                self.caches.ask(list(self.children.workers.values()), log_caches)
+            case signal.SIGWINCH:
+                self._drain_machine()
+            case signal.SIGXCPU:
+                log.warning("SIGXCPU: the daemon has reached a limit of its own CPU time, and goes on")
             case signal.SIGTTIN | signal.SIGTTOU:
                 self._scale_http(1 if signum == signal.SIGTTIN else -1)
             case _:
@@ -343,6 +352,19 @@ class Daemon:
     def _dump_all(self) -> None:
         for worker in list(self.children.workers.values()):
             self.dumper.dump(worker, lambda stacks: log.info("Stacks, as asked by SIGQUIT:\n%s", stacks.describe()))
+
+    def _drain_machine(self) -> None:
+        """Have the workers of all http pools finish what they do and go, until `start` brings them back."""
+        if has_terminal():
+            log.debug("SIGWINCH ignored: the daemon has a terminal, which sends it whenever its size changes")
+            return
+        names = tuple(
+            pool.name
+            for pool in self.arbiter.pools.values()
+            if pool.spec.kind is Kind.HTTP and not is_dashboard(pool.spec, self.spec)
+        )
+        log.info("SIGWINCH: all http workers retire; `procmanctl start` brings them back")
+        self.emit(ev.StopAsked(self.commands.begin("stop", names, None), names))
 
     def _scale_http(self, by: int) -> None:
         for pool in self.arbiter.pools.values():

@@ -11,6 +11,7 @@ from procman.core.lifecycle import Seat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from procman.core.lifecycle import CacheFigures
     from procman.core.spec import PoolSpec
     from procman.daemon.loop import Loop
     from procman.unix.channel import Channel
@@ -70,6 +71,7 @@ class WorkerProcess(Process):
     id: int = 0
     slot: int = 0
     record: int | None = None
+    on_caches: list[Callable[[tuple[CacheFigures, ...] | None], None]] = field(default_factory=list)
 
     @property
     def mark(self) -> str:

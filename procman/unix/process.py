@@ -63,6 +63,15 @@ def await_adoption(between: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGURG,))
 
 
+def has_terminal() -> bool:
+    """Whether the process has a controlling terminal, which sends signals of its own (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def spawn(module: str, channel: int, *, env: Mapping[str, str]) -> int:
     """Execute ``python -m module`` with the channel as descriptor 3 and no input; its pid. Raises OSError.
 

@@ -26,7 +26,20 @@ from random import Random
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Adjust, Dumped, Failed, Ping, Ready, Recycle, Retire, Retiring, cut
+from procman.core.lifecycle import (
+    MOST_CACHES,
+    Adjust,
+    CacheFigures,
+    Caches,
+    Dumped,
+    Failed,
+    Ping,
+    Ready,
+    Recycle,
+    Retire,
+    Retiring,
+    cut,
+)
 from procman.core.reason import Reason
 from procman.core.spec import PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
@@ -51,7 +64,7 @@ log = logging.getLogger("procman.worker")
 # Seconds from the end of the arbiter's channel to its own.
 ORPHANED_PATIENCE = 1.0
 
-IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, CANCEL)
+IGNORED = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, CANCEL)
 
 
 class Child:
@@ -127,6 +140,7 @@ class Child:
         signal.signal(signal.SIGXCPU, self._on_cpu_limit)
         signal.signal(INTERRUPT, self._on_interrupt)
         signal.signal(signal.SIGIO, self._on_channel)
+        signal.signal(signal.SIGUSR1, self._on_caches)
         # What the process had until now: while faulthandler is registered, it does not register again.
         faulthandler.unregister(signal.SIGQUIT)
         signal.signal(signal.SIGQUIT, self._on_dump)
@@ -343,6 +357,9 @@ class Child:
     def _on_dump(self, signum: int, frame: FrameType | None) -> None:
         self._tell(Dumped(text=cut(format_stacks(frame))))
 
+    def _on_caches(self, signum: int, frame: FrameType | None) -> None:
+        self._tell(Caches(figures=cache_figures()))
+
     def _tell(self, message: object) -> None:
         if (channel := self._channel) is not None:
             try:
@@ -354,3 +371,21 @@ class Child:
 def uses_database(database: DatabaseSpec | None) -> bool:
     """Units may wait for PostgreSQL: over procman's connections, or over the application's own."""
     return database is not None or "psycopg2" in sys.modules
+
+
+def cache_figures() -> tuple[CacheFigures, ...]:
+    """What the caches of this process hold; nothing in a process that has not even loaded them."""
+    signaling = sys.modules.get("procman.signaling")
+    if signaling is None:
+        return ()
+    return tuple(
+        CacheFigures(
+            group=one.group,
+            function=one.function,
+            entries=one.entries,
+            hits=one.hits,
+            misses=one.misses,
+            size=one.size,
+        )
+        for one in signaling.statistics()[:MOST_CACHES]
+    )
