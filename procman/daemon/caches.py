@@ -57,7 +57,7 @@ class CacheAsker:
         self._loop = loop
         self._children = children
 
-    def ask(self, workers: Iterable[WorkerProcess], then: Callable[[list[CacheAnswer]], None]) -> None:
+    def ask(self, workers: Iterable[WorkerProcess], then: Callable[[list[CacheAnswer]], object]) -> None:
         """Hand ``then`` what these workers say, in the order of their names, when the last one has said it."""
         asked = [worker for worker in workers if processes.catches(worker.pid or 0, signal.SIGUSR1)]
         answers: list[CacheAnswer] = []
