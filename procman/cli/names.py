@@ -32,9 +32,11 @@ class Name(click.ParamType[str]):
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from procman.cli.procmanctl import Settings  # which imports this module
+
         try:
-            # Whatever is typed so far has been read; a --timeout on the line may only shorten the budget.
-            reply = ctx.obj.ask_quickly(self._command, BUDGET)
+            # The options that stand on the line already have been read.
+            reply = ctx.ensure_object(Settings).ask_quickly(self._command, BUDGET)
         except ProcmanError:
             return []
         names = [CompletionItem(name, help=doc) for name, doc in self._names(reply)]

@@ -134,7 +134,9 @@ def _notes(name: str, pool: Mapping[str, Any]) -> Iterable[str]:
     if pool.get("parked"):
         yield styled(f"{name} is parked: {printable(str(pool['parked']))}", "red")
     if pool.get("operation"):
-        yield f"{name}: {printable(str(pool['operation']))} is under way"
+        progress = pool.get("progress")
+        how_far = f", {_part({'outcome': 'running', **progress})}" if progress else ""
+        yield f"{name}: {printable(str(pool['operation']))} is under way{how_far}"
 
 
 def _exits(exits: Sequence[Mapping[str, Any]]) -> str:
@@ -203,6 +205,8 @@ def reload_text(reply: Mapping[str, Any]) -> str:
                 lines.append(f"{name}: nothing has changed")
             case "done" if pool.get("change") == "live":
                 lines.append(f"{name}: goes on with its new settings")
+            case "done" if pool.get("ready") == 0:
+                lines.append(f"{name}: nothing runs that could be replaced; it will start with the new code")
             case "done":
                 lines.append(f"{name}: generation {pool.get('generation')} serves")
             case "superseded":
@@ -239,7 +243,11 @@ def operations_text(reply: Mapping[str, Any]) -> str:
 def _part(part: Mapping[str, Any]) -> str:
     if part.get("outcome") != "running":
         return str(part.get("outcome"))
-    return f"{part['ready']}/{part['target']} ready" if "ready" in part else "running"
+    if "ready" not in part:
+        return "running"
+    if not part["target"] and "left" in part:
+        return f"{workers(part['left'])} still there"
+    return f"{part['ready']}/{part['target']} ready"
 
 
 def tracebacks(reply: Mapping[str, Any]) -> str:
@@ -277,7 +285,7 @@ def _details(event: Mapping[str, Any]) -> Iterable[str]:
     for name, value in event.items():
         if name in _EVERY_EVENT or value is None:
             continue
-        text = ending(value) if name == "status" else value
+        text = ending(value) if name == "status" else round(value, 3) if isinstance(value, float) else value
         text = str(text).strip() if isinstance(text, (str, int, float)) else "…"
         # Of a traceback, the last line says what it was.
         text = printable(text.rpartition("\n")[2])

@@ -17,7 +17,7 @@ import click
 from procman.cli import endpoint as endpoints
 from procman.cli import names, output
 from procman.control.client import Client, CommandFailed
-from procman.errors import ConfigurationError, ControlError, NotReachable
+from procman.errors import ConfigurationError, ControlError, NotReachable, TimedOut
 from procman.version import __version__
 
 if TYPE_CHECKING:
@@ -279,8 +279,27 @@ def check(ctx: click.Context, settings: Settings) -> None:
 
 
 def _operate(settings: Settings, command: str, text: Callable[[Mapping[str, Any]], str], **properties: Any) -> None:
-    reply = settings.ask(command, OPERATION, waiting=settings.wait, **properties)
+    with settings.client(OPERATION) as client:
+        try:
+            reply = _bare(client.call(command, waiting=settings.wait, **properties))
+        except TimedOut as error:
+            raise TimedOut(f"{error}{_goes_on(client)}") from None
     settings.show(reply, text if settings.wait else _begun)
+
+
+def _goes_on(client: Client) -> str:
+    """What became of the command that was not answered in time: the daemon may have begun with it all the same."""
+    deadline = client.last_deadline
+    try:
+        client.timeout = READING
+        operations = client.call("operations")["operations"]
+    except ControlError:
+        return ""
+    ours = [one for one in operations if one["state"] == "running" and one.get("deadline") == deadline]
+    if not ours:
+        return ""
+    operation = ours[-1]["operation"]
+    return f"; {operation} goes on: `procmanctl wait {operation}` waits for its end"
 
 
 def _begun(reply: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Client:
         self.endpoint = endpoint
         self.keys = keys
         self.timeout = timeout
+        self.last_deadline: float | None = None  # of the last call, by the daemon's clock
         self._ahead: float | None = 0.0  # by how much the daemon's clock is; None: not known yet
         self._pidfd = presence.pidfd(presence.probe(endpoint))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
@@ -96,7 +97,7 @@ class Client:
         if self._ahead is None:
             self._ahead = self._compare_clocks(command, deadline)
         given = {name: value for name, value in properties.items() if value is not None}
-        last = time.time() + self._ahead + max(0.0, deadline - time.monotonic())
+        self.last_deadline = last = time.time() + self._ahead + max(0.0, deadline - time.monotonic())
         return _checked(self._exchange(command, given, last, deadline))
 
     def _compare_clocks(self, command: str, deadline: float) -> float:

@@ -277,7 +277,7 @@ class Arbiter:
             case ev.ReloadAsked(operation):
                 yield from hooks.reload(pool, operation, now)
             case ev.StartAsked(operation):
-                pool.start(operation)
+                yield from pool.start(operation)
             case ev.StopAsked(operation):
                 yield from pool.stop(operation)
             case ev.RestartAsked(operation):

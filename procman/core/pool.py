@@ -230,8 +230,11 @@ class Pool:
 
     # -- commands -----------------------------------------------------------------------------------------
 
-    def start(self, operation: str) -> None:
+    def start(self, operation: str) -> Iterator[Effect]:
         """Have the pool run; also takes a parked one out of the car park."""
+        for stop in self.waiting_for_stop:
+            yield Concluded(stop, self.name, Outcome.SUPERSEDED, "the pool was started again before it had stopped")
+        self.waiting_for_stop.clear()
         self.wanted = True
         self.parked = None
         self.restarts = Restarts()
@@ -247,7 +250,7 @@ class Pool:
 
     def restart(self, operation: str, now: float) -> Iterator[Effect]:
         """Replace every worker, without new code."""
-        self.start(operation)
+        yield from self.start(operation)
         for worker in list(self.workers.values()):
             if worker.live:
                 yield from self.retire(worker, Reason.RELOAD, now, grace=self.spec.stop_timeout)

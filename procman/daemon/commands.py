@@ -89,6 +89,7 @@ class Commands:
             {
                 "outcome": effect.outcome.value,
                 "generation": pool.generation if pool else None,
+                "ready": pool.ready if pool else None,
                 "reason": effect.reason,
                 "traceback": effect.traceback,
                 **({"change": effect.change.value} if effect.change else {}),
@@ -116,6 +117,7 @@ class Commands:
             "generation": pool.goal,
             "ready": of_goal if operation.command == "reload" else pool.ready,
             "target": pool.target if pool.wanted else 0,
+            "left": len(pool.workers),
         }
 
     # -- pools --------------------------------------------------------------------------------------------

@@ -106,6 +106,13 @@ class Operations:
         """An operation of this command is running."""
         return any(operation.command == command for operation in self._running.values())
 
+    def at(self, part: str) -> tuple[str | None, dict[str, Any] | None]:
+        """The id of the last operation that is under way on this part, and how far it is there; None when none is."""
+        for operation in reversed(self._running.values()):
+            if part in operation.parts and part not in operation.ends:
+                return operation.id, self._progress(operation, part)
+        return None, None
+
     def describe(self) -> list[dict[str, Any]]:
         """Every operation that is known, in the order in which they began."""
         known = sorted([*self._ended, *self._running.values()], key=lambda one: one.began)

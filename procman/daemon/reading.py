@@ -25,6 +25,7 @@ class Reading:
 
     def __init__(self, daemon: Daemon, operations: Operations) -> None:
         self._daemon = daemon
+        self._operations = operations
         self.handlers: Mapping[str, Callable[[Call], None]] = {
             "check": self._check,
             "dstats": self._dstats,
@@ -101,11 +102,13 @@ class Reading:
         figures = self._daemon.figures
         pools = {}
         for pool, _ in found:
+            operation, progress = self._operations.at(pool.name)
             pools[pool.name] = {
                 **figures.pool(pool),
                 "listens": self._daemon.listens(pool.name),
                 "parked": pool.parked,
-                "operation": pool.operation,
+                "operation": operation,
+                "progress": progress,
                 "exits": _exits(pool),
             }
         fields: dict[str, Any] = {"arbiter": figures.arbiter(self._daemon.arbiter.state), "pools": pools}

@@ -59,6 +59,7 @@ def test_begun_looked_at_and_waited_for(daemon, short_path):
         "generation": 2,
         "ready": 0,
         "target": 2,
+        "left": 2,
     }
     assert "http 0/2 ready" in daemon.procmanctl("operations").stdout
     waiting = subprocess.Popen(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.worker import State
@@ -309,6 +311,17 @@ def test_stop_and_start_of_one_pool():
     world.send(ev.StartAsked("start", ("http",)))
     assert world.pool("http").ready == 2
     assert world.concluded == [("stop", "http", "done"), ("start", "http", "done")]
+
+
+@pytest.mark.parametrize("command", [ev.StartAsked, ev.RestartAsked])
+def test_who_waits_for_a_stop_that_is_taken_back_is_told(command):
+    world = serving(pool("http", stop_timeout=8.0))
+    world.stubborn.add("http")
+    world.send(ev.StopAsked("stop", ("http",)))
+    assert world.pool("http").state.value == "stopping"
+    world.send(command("again", ("http",)))
+    world.pass_time(20)
+    assert world.concluded == [("stop", "http", "superseded"), ("again", "http", "done")]
 
 
 def test_scale_up_and_really_down():
