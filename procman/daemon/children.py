@@ -79,7 +79,7 @@ class Children:
         self._unswept = False  # an orphan may wait to be reaped
         self.open_files = process.use_all_descriptors()
         self._readiness = ReadinessSocket(loop, self._on_command_ready)
-        self._trees = Trees(loop, lambda: (child.pid for child in self._all()))
+        self._trees = Trees(loop, lambda: (self._nursery.pid, *(child.pid for child in self._all())))
         self._nursery = Nursery(loop, self._order, self._not_ordered, _environment())
 
     def prepare(self) -> None:
@@ -151,6 +151,11 @@ class Children:
         """Execute the errand's command; it tells by `on_end` how that went."""
         self._errands.add(errand)
         self._nursery.order(errand)
+
+    @property
+    def running_errands(self) -> bool:
+        """Not every errand has come to its end."""
+        return bool(self._errands)
 
     def give_up(self, errand: Errand) -> None:
         """Kill the errand's command, and all of its session."""
@@ -529,6 +534,8 @@ class Children:
         if errand in self._errands:
             self._errands.remove(errand)
             errand.on_end(status)
+            if self._unswept:
+                self.reap()
 
     def _worker_ended(self, worker: WorkerProcess, status: int | None) -> None:
         if self.workers.pop(worker.id, None) is None:

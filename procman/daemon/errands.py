@@ -6,6 +6,7 @@ by force, so is everything that it has started.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ class Errands:
         self._outputs = outputs
         self._emit = emit
         self._hooks: dict[int, Running] = {}
+        self._all: set[Running] = set()
 
     # -- hooks --------------------------------------------------------------------------------------------
 
@@ -74,7 +76,13 @@ class Errands:
             self._emit(ev.HookEnded(effect.spec.name, effect.id, complaint, random.random()))
 
         name = f"{effect.worker or effect.spec.name}.{effect.hook}"
-        seat = Seat(name=effect.worker or "", slot=effect.slot or 0, generation=effect.generation, record=0)
+        seat = Seat(
+            name=effect.worker or "",
+            slot=effect.slot or 0,
+            generation=effect.generation,
+            record=0,
+            mark=f"{os.getpid()}.{effect.id}",  # no worker has the number of a hook
+        )
         running = self._run(_errand_spec(effect.spec, effect.spec.hooks.command(effect.hook), env), name, seat, done)
         if running is not None:
             self._hooks[effect.id] = running
@@ -102,7 +110,8 @@ class Errands:
             Question(self._loop, target(probe, worker.slot), probe.timeout, answer)
             return
         env = (("PROCMAN_POOL", worker.spec.name), ("PROCMAN_SLOT", str(worker.slot)), ("PROCMAN_PID", str(worker.pid)))
-        seat = Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=0)
+        mark = secrets.token_hex(8)
+        seat = Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=0, mark=mark)
         running = self._run(_errand_spec(worker.spec, probe.target, env), f"{worker.name}.probe", seat, answer)
         if running is not None:
             self._loop.call_later(probe.timeout, lambda: self._too_late(running, probe.timeout))
@@ -120,10 +129,10 @@ class Errands:
         except OSError as error:
             done(f"it can't be run: {error}")
             return None
-        seat = replace(seat, mark=secrets.token_hex(8))
         errand = Errand(name=name, spec=spec, channel=None, generation=seat.generation, seat=seat)
         errand.output, stream.writer = stream.writer, -1
         running = Running(errand, stream, done)
+        self._all.add(running)
         errand.on_end = lambda status: self._ended(running, status)
         self._children.run(errand)
         return running
@@ -131,7 +140,13 @@ class Errands:
     def _kill(self, running: Running) -> None:
         self._children.give_up(running.errand)
 
+    def close(self) -> None:
+        """Kill all that run; nobody waits for them any more."""
+        for running in list(self._all):
+            self._kill(running)
+
     def _ended(self, running: Running, status: int | None) -> None:
+        self._all.discard(running)
         running.stream.finish()
         if status == 0:
             running.finish("")

@@ -67,6 +67,7 @@ FIXED = (
     "log_format",
     "database",
 )  # what only a restart can change
+ERRANDS_PATIENCE = 1.0  # seconds for killed probes to be gone, in the end
 SHUTDOWN_LINGER = 1.0  # seconds for the last answers on the control socket to leave
 
 LEVELS = {
@@ -162,6 +163,7 @@ class Daemon:
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
         self._listeners.close_unwanted(())
+        self._end_errands()
         self.children.close()
         self._outputs.close()
         if hasattr(self, "_reception"):
@@ -170,6 +172,13 @@ class Daemon:
         self._herald.close()
         logs.keep_backlog(None)
         self._loop.close()
+
+    def _end_errands(self) -> None:
+        """Probes of workers that are gone; nothing of them, and of what they have started, is to be left."""
+        self._errands.close()
+        deadline = monotonic() + ERRANDS_PATIENCE
+        while self.children.running_errands and monotonic() < deadline:
+            self._loop.turn(deadline)
 
     @property
     def publisher(self) -> Publisher:

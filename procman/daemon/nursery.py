@@ -52,6 +52,7 @@ class Nursery:
         self._fail = fail
         self._environment = environment
         self._channel: Channel | None = None
+        self.pid: int | None = None
         self._pidfd: int | None = None
         self._waiting: deque[Command] = deque()
         self._asked: set[Command] = set()
@@ -126,8 +127,8 @@ class Nursery:
             ours, theirs = pair()
             with theirs:
                 try:
-                    pid = process.spawn_bare(MODULE, theirs.fileno(), env=self._environment)
-                    self._pidfd = process.open_pidfd(pid)
+                    self.pid = process.spawn_bare(MODULE, theirs.fileno(), env=self._environment)
+                    self._pidfd = process.open_pidfd(self.pid)
                 except OSError:
                     ours.close()
                     raise

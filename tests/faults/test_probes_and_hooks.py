@@ -117,6 +117,16 @@ def test_a_probe_command_that_does_not_end_is_killed_with_all_its_children(short
         daemon.wait(lambda: daemon.pool("odd")["ready"] == 1, "it to be ready")
 
 
+def test_a_probe_command_that_runs_at_the_end_ends_with_the_daemon(short_path):
+    text = (
+        '[pools.odd]\nkind = "exec"\ncommand = ["sleep", "1000"]\n'
+        'ready = { command = ["sh", "-c", "touch asked; sleep 1000 & setsid sleep 1001 & wait"], timeout = 900 }\n'
+    )
+    with Procmand(short_path, text, ready=False) as daemon:
+        daemon.wait(lambda: (short_path / "asked").exists(), "the question")
+        assert daemon.stop(signal.SIGTERM) == 0
+
+
 @pytest.mark.parametrize("hook", ["before_start", "after_start", "before_stop", "after_stop"])
 @pytest.mark.parametrize("script", ["sleep 1000", "yes", "exit 3", "setsid sleep 1000 & exit 0", "kill -9 $$"])
 def test_a_bad_hook_is_the_trouble_of_its_pool_and_ends(short_path, hook, script):
