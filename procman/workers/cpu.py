@@ -33,6 +33,7 @@ class CpuLimit:
         self._exceeded = exceeded
         self._since: float | None = None
         self._in_unit = False
+        self._over = False
 
     def start(self) -> None:
         """Count from now on. To be called in the main thread."""
@@ -50,6 +51,7 @@ class CpuLimit:
         """A unit begins."""
         self._since = None
         self._in_unit = True
+        self._over = False
 
     def end(self) -> None:
         """It is over; or another one has had its turn, where several take turns."""
@@ -58,10 +60,12 @@ class CpuLimit:
 
     def _on_tick(self, signum: int, frame: FrameType | None) -> None:
         now = process_time()
-        if self._since is None or not self._in_unit:
-            self._since = now if self._in_unit else None
+        if not self._in_unit:
             self._record.cpu_from(now)
-        elif now - self._since >= self._limit:
+        elif self._since is None:
+            self._since = now
+            self._record.cpu_from(now)
+        elif now - self._since >= self._limit and not self._over:
             # Not again with the next tick, in the midst of its end; if it does not end, the arbiter will see to it.
-            self._in_unit = False
+            self._over = True
             self._exceeded()
