@@ -138,24 +138,6 @@ class Nested(Type[Any]):
         raise TypeError(f"{self.table.title} is a table, which is written under its own header")
 
 
-class OneThread(Type[int]):
-    """Units run in the main thread, where signals and limits can act on them."""
-
-    expected = "1"
-
-    def read(self, given: Given) -> int:
-        threads = Integer(1, 1024).read(given)
-        if threads != 1:
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE,
-                f"more than one thread is not supported by this version; expected {self.expected}, got {threads}",
-            )
-        return threads
-
-    def write(self, value: int) -> str:
-        return str(value)
-
-
 def _key(
     name: str, kept_as: Type[Any], doc: str, *, of: Any = None, default: Any = None, kinds: Any = KINDS, field: str = ""
 ) -> Key:
@@ -452,8 +434,8 @@ POOL = Table(
         ),
         _key(
             "threads",
-            OneThread(),
-            "Threads per worker.",
+            Integer(1, 1024),
+            "Units per worker at a time, each in a thread of its own: for applications that wait much.",
             of=HttpWork,
             kinds={Kind.HTTP},
         ),

@@ -119,11 +119,7 @@ def _unbuilt() -> Iterator[str]:
         if names := _unbuilt_names(table):
             yield f"* `[{table.title}]`: {', '.join(f'`{name}`' for name in names)}"
     yield ""
-    yield (
-        'So are these values: `databases = "auto"`, '
-        "`threads` above 1, more than one worker of kind `jobrunner`, "
-        "an `https` URL."
-    )
+    yield ('So are these values: `databases = "auto"`, more than one worker of kind `jobrunner`, an `https` URL.')
     yield ""
 
 

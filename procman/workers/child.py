@@ -94,7 +94,7 @@ class Child:
         self._recycling: Reason | None = None
         self._channel: Channel | None = channel
         self._arbiter = arbiter
-        self._forked = False
+        self.forked = False
         os.register_at_fork(after_in_child=self._become_a_stranger)  # os.getpid() would be a system call for each unit
         self._told_by_signal = False
         self._dump_fd = dump_fd
@@ -282,7 +282,7 @@ class Child:
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may have this worker replaced."""
-        if self._forked:
+        if self.forked:
             # A process that the application has forked, and that has come out of the unit by return or sys.exit().
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
             os._exit(0)
@@ -291,17 +291,21 @@ class Child:
             self._cpu.end()
         self.record.end(failed=failed)
         if self.retiring is None:
-            if self.record.requests >= self._share or self._age_deadline is not None:
-                self.check_limits()
-            if self._memory is not None and self._recycling is None:
-                self._unlooked += self.record.ended - self.record.started
-                if self._unlooked >= LOOK_AFTER:
-                    self._unlooked = 0.0
-                    if self._memory.exceeded():
-                        self.recycle(Reason.MEMORY_SOFT)
+            self.check_between(self.record.ended - self.record.started)
+
+    def check_between(self, seconds: float) -> None:
+        """Look at the limits that are looked at between units, of which one or several took so long."""
+        if self.record.requests >= self._share or self._age_deadline is not None:
+            self.check_limits()
+        if self._memory is not None and self._recycling is None:
+            self._unlooked += seconds
+            if self._unlooked >= LOOK_AFTER:
+                self._unlooked = 0.0
+                if self._memory.exceeded():
+                    self.recycle(Reason.MEMORY_SOFT)
 
     def _become_a_stranger(self) -> None:
-        self._forked = True
+        self.forked = True
 
     @property
     def age_deadline(self) -> float | None:

@@ -28,6 +28,7 @@ from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
 from procman.workers.http_entry import Door
 from procman.workers.http_listener import Listener
 from procman.workers.http_proxies import Proxies
+from procman.workers.http_threads import Threads
 from procman.workers.http_unit import Units
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class HttpWorker:
         proxies = Proxies(self._work)
         door = Door(self._work, proxies.trust)
         self._units = Units(child, application, proxies)
+        self._threads: Threads | None = None
+        if self._work.threads > 1:
+            self._threads = Threads(child, lambda bench: Units(bench, application, proxies), self._work.threads)
         self._poll = epoll()
         self._connections: dict[int, Connection] = {}
         self._pipelined: list[Connection] = []
@@ -71,6 +75,8 @@ class HttpWorker:
         self._look_at = inf  # when the first connection, or anything else, may be due
         self._listen_again = inf
         self._wake_fds: set[int] = set()
+        if self._threads is not None:
+            self._poll.register(self._threads.fd, EPOLLIN)
 
     def run(self) -> None:
         """Serve until retired and drained."""
@@ -84,16 +90,12 @@ class HttpWorker:
                     return
                 for fd, _ in poll(self._timeout(), _EVENTS):
                     connection = connections.get(fd)
-                    if connection is not None:
-                        if connection.phase <= Phase.IDLE:
-                            self._receive(connection)
-                        else:
-                            self._on_event(connection)
-                    elif fd in self._listeners:
-                        self._accept(fd)
+                    if connection is None:
+                        self._on_other(fd)
+                    elif connection.phase <= Phase.IDLE:
+                        self._receive(connection)
                     else:
-                        self._child.attend()
-                        self._watch_wake_fds()
+                        self._on_event(connection)
                 if self._pipelined:
                     self._serve_pipelined()
                 if self._look_at < inf and monotonic() >= self._look_at:
@@ -103,6 +105,16 @@ class HttpWorker:
                 connection.close()
             self._poll.close()
 
+    def _on_other(self, fd: int) -> None:
+        if fd in self._listeners:
+            self._accept(fd)
+        elif self._threads is not None and fd == self._threads.fd:
+            for connection in self._threads.take_back():
+                self._go_on(connection)
+        else:
+            self._child.attend()
+            self._watch_wake_fds()
+
     # -- waiting -------------------------------------------------------------------------------------------
 
     def _timeout(self) -> float | None:
@@ -110,6 +122,8 @@ class HttpWorker:
         if self._pipelined:
             return 0
         first = self._look_at
+        if self._threads is not None and (over := self._threads.look_at()) is not None and over < first:
+            self._look_at = first = over
         age = self._child.age_deadline
         if age is not None and self._child.retiring is None and age < first:
             self._look_at = first = age
@@ -120,6 +134,8 @@ class HttpWorker:
         for connection in list(self._connections.values()):
             if connection.due <= now:
                 self._expire(connection)
+        if self._threads is not None:
+            self._threads.look(now)
         if now >= self._listen_again:
             self._listen_again = inf
             self._listen()
@@ -224,7 +240,7 @@ class HttpWorker:
             return
         connection.feed(data)
         parser = connection.parser
-        if len(parser.requests) != 1 or parser.arriving or connection.out or connection.closing:
+        if len(parser.requests) != 1 or parser.arriving or connection.out or connection.closing or self._threads:
             self._go_on(connection)
             return
         # The usual case: one request, and the client waits for its answer.
@@ -255,6 +271,10 @@ class HttpWorker:
         parser = connection.parser
         if parser.requests and not (connection.out or connection.closing):
             connection.phase, connection.due = Phase.SERVED, inf
+            if self._threads is not None:
+                connection.watch(0)  # it belongs to its thread now
+                self._threads.submit(parser.requests.pop(0), connection)
+                return
             self._units.serve(parser.requests.pop(0), connection)
         if connection.closed:
             self._forget(connection)

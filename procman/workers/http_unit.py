@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from procman.workers.child import Child
     from procman.workers.http_connection import Connection
     from procman.workers.http_proxies import Proxies
+    from procman.workers.http_threads import Bench
 
 log = logging.getLogger("procman.http")
 
@@ -36,7 +37,7 @@ RUN_JOB = "/queue_job/runjob"
 class Units:
     """Runs the units of this worker, one at a time, in the main thread."""
 
-    def __init__(self, child: Child, application: Any, proxies: Proxies) -> None:
+    def __init__(self, child: Child | Bench, application: Any, proxies: Proxies) -> None:
         self._child = child
         self._proxies = proxies
         self._record = child.record

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def web(short_path: Path) -> Iterator[Service]:
+@pytest.fixture(params=[1, 3], ids=["one-thread", "threads"])
+def web(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Service]:
     """One worker, with the applications beside this file."""
-    with service(short_path) as made:
+    with service(short_path, threads=request.param) as made:
         made.start()
         yield made
 

@@ -114,7 +114,7 @@ VALUES = {
         "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
         "command": st.lists(texts, min_size=1, max_size=4),
         "workers": st.integers(1, 10_000) | st.just("auto") | scalings,
-        "threads": st.just(1),
+        "threads": st.integers(1, 1024),
         "keepalive": durations | st.just(0),
         "header_timeout": durations,
         "database_from": or_none(st.sampled_from(["host:^%d$", "header:X-Db", "a.b:choose"])),
