@@ -132,8 +132,6 @@ def settle(child: Child) -> None:
             meter=child.record,
             relaxed=child.spec.relaxed,
             hints=child.state_dir,
-            # Each unit may need one; long polls share theirs.
-            most_connections=max(8, child.spec.work.threads if isinstance(child.spec.work, HttpWork) else 0),
         )
 
 

@@ -9,11 +9,12 @@ import psycopg2
 from procman.core.lifecycle import Recycle, Retiring
 from procman.core.reason import Reason
 from procman.core.spec import Limits
-from tests.integration.http.conftest import Gate
 from tests.integration.http.harness import head, service
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.integration.http.conftest import Gate
 
 
 def test_units_wait_beside_each_other(short_path: Path, gate: Gate) -> None:
