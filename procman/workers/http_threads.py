@@ -160,9 +160,10 @@ class Threads:
         self.look(monotonic())
 
     def _end(self, bench: Bench, error: type[UnitAborted], reason: Reason) -> None:
-        if bench.interrupt(error):
+        if not bench.interrupted:
             log.warning("Worker %s: limit of the unit reached: %s: %s", self._child.name, reason, bench.unit)
-            self._child.retire(reason)
+            self._child.retire(reason)  # first: the answer has to say that the connection ends
+            bench.interrupt(error)
 
 
 class Bench:
@@ -181,7 +182,7 @@ class Bench:
         self._clock = 0
         self._cpu_before = 0.0
         self._abortable = False
-        self._interrupted = False
+        self.interrupted = False
 
     def settle_in(self) -> None:
         """To be called in the thread."""
@@ -192,7 +193,7 @@ class Bench:
         """`Child.begin_unit`, for this thread."""
         self.unit = name
         threading.current_thread().name = f"unit {name}"  # so stacks tell
-        self._interrupted = False
+        self.interrupted = False
         self._cpu_before = time.thread_time()
         self._threads.begin(self, name)
         self._abortable = True
@@ -214,13 +215,10 @@ class Bench:
         """What the unit has used of the processor."""
         return time.clock_gettime(self._clock) - self._cpu_before
 
-    def interrupt(self, error: type[UnitAborted]) -> bool:
-        """Raise ``error`` in the thread, once in each unit; false when that has been done, or there is no unit."""
-        if self._interrupted:
-            return False
-        ident, struck = self._ident, 0
+    def interrupt(self, error: type[UnitAborted]) -> None:
+        """Raise ``error`` in the thread, unless its unit is over."""
+        ident = self._ident
+        self.interrupted = True
         # Between this look and the call no other thread runs: CPython changes threads after calls and at jumps back.
         if self._abortable:
-            struck = _set_async_exc(ident, error)
-        self._interrupted = struck > 0
-        return self._interrupted
+            _set_async_exc(ident, error)
