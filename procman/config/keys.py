@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from procman.config.access import AccessLogPlace
 from procman.config.addresses import DashboardAddress, DatabaseUrl, Endpoint, FilePath, HttpUrl, ListenAddress
 from procman.config.clients import Clients, KeyFile
 from procman.config.commands import HookCommand, Output, Ready, Sockets
@@ -93,13 +94,7 @@ class Required:
     """No default: the table can't do without the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unbuilt:
-    """Not implemented by this version, and refused rather than ignored."""
-
-
 REQUIRED = Required()
-UNBUILT = Unbuilt()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +142,6 @@ def _key(
         default = next(one for one in dataclasses.fields(of) if one.name == field).default
         default = REQUIRED if default is dataclasses.MISSING else default
     return Key(name=name, type=kept_as, doc=doc, field=field, default=default, kinds=frozenset(kinds))
-
-
-def _unbuilt(doc: str, *names: str, kinds: Any = KINDS) -> tuple[Key, ...]:
-    return tuple(_key(name, Boolean(), doc, default=UNBUILT, kinds=kinds) for name in names)
 
 
 AUTH = Table(
@@ -508,7 +499,13 @@ POOL = Table(
             default=Computed("in `certfile`, too"),
             kinds={Kind.HTTP},
         ),
-        *_unbuilt("", "access_log", kinds={Kind.HTTP}),
+        _key(
+            "access_log",
+            AccessLogPlace(),
+            "A line for each request, on the standard output or at the end of a file: [HTTP](http.md).",
+            of=HttpWork,
+            kinds={Kind.HTTP},
+        ),
         _key(
             "poll_timeout",
             Duration(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.addresses import EMBEDDED
-from procman.config.keys import AUTH, DAEMON, DATABASE, POOL, UNBUILT, Nested
+from procman.config.keys import AUTH, DAEMON, DATABASE, POOL, Nested
 from procman.config.rules import POSTGRES, is_dashboard
 from procman.config.values import OrNone
 from procman.core.spec import Kind
@@ -76,5 +76,5 @@ def _lines(table: Table, kind: Kind | None, spec: Any) -> Iterator[str]:
 
 def _written(table: Table, kind: Kind | None) -> Iterator[Key]:
     for key in table.keys:
-        if key.default is not UNBUILT and (kind is None or kind in key.kinds):
+        if kind is None or kind in key.kinds:
             yield key

@@ -33,7 +33,6 @@ class Code(Enum):
     SYNTAX = ("P003", "The file is not TOML.")
     NO_POOLS = ("P004", "There is no pool, so there is nothing to run.")
     UNKNOWN_KEY = ("P010", "No such key. Keys are closed: nothing that is misspelled is silently ignored.")
-    UNSUPPORTED_KEY = ("P011", "The key is one of procman's, but this version does not implement it.")
     MISSING_KEY = ("P012", "A key is missing that the table can't do without.")
     WRONG_KIND = ("P013", "The key exists, but pools of this kind don't take it.")
     UNSUPPORTED_VALUE = (

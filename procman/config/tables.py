@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.environment import Unknown
-from procman.config.keys import POOL, TABLES, UNBUILT, Computed, Nested, Required
+from procman.config.keys import POOL, TABLES, Computed, Nested, Required
 from procman.config.problems import Code, Problem, Wrong, dotted, suggestion
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def read_table(given: Given, table: Table, problems: list[Problem], kind: Kind |
         except Wrong as wrong:
             problems += wrong.problems
     for name, key in keys.items():
-        if name in given.value or key is None or isinstance(key.default, Computed) or key.default is UNBUILT:
+        if name in given.value or key is None or isinstance(key.default, Computed):
             continue
         if not isinstance(key.default, Required):
             fields[key.field] = key.default
@@ -56,8 +56,6 @@ def _keys_by_name(table: Table, kind: Kind | None) -> dict[str, Key | None]:
 
 
 def _read_key(key: Key, given: Given, problems: list[Problem], kind: Kind | None, fields: dict[str, Any]) -> None:
-    if key.default is UNBUILT:
-        raise Wrong(Problem(Code.UNSUPPORTED_KEY, given.path, "not supported by this version", at_key=True))
     if isinstance(key.type, Nested):
         before = len(problems)
         values = read_table(given, key.type.table, problems, kind)

@@ -55,6 +55,7 @@ def check(path: str, environ: Mapping[str, str], *, uid: int | None = None) -> D
             *_command(pool, environ),
             *_permissions(pool, uid),
             *_certificates(pool),
+            *_access_log(pool),
         ]
     if problems:
         raise loaded.error(problems)
@@ -160,6 +161,14 @@ def _program(pool: PoolSpec, program: str, path: Path, environ: Mapping[str, str
         where = "" if "/" in program else f" on PATH ({search})"
         message = f"there is no program {found}{where} that can be executed"
         yield Problem(Code.NO_COMMAND, ("pools", pool.name, *path), message)
+
+
+def _access_log(pool: PoolSpec) -> Iterator[Problem]:
+    if isinstance(pool.work, HttpWork) and (path := pool.work.access_log.partition(":")[2]):
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            message = f"{directory} is not a directory, so {path} can't be written"
+            yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "access_log"), message)
 
 
 def _certificates(pool: PoolSpec) -> Iterator[Problem]:

@@ -166,6 +166,7 @@ class HttpWork:
     certfile: str | None = None
     keyfile: str | None = None  # None: in certfile, too
     database_from: str | None = None  # "host:PATTERN", "header:NAME" or "module:function"
+    access_log: str = "off"  # or "text" or "json", with ":PATH" when it is not for the standard output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,6 +226,16 @@ class Record:
         self._ints[_QUERIES] += 1
         self._floats[_QUERY_SECONDS] += seconds
 
+    @property
+    def queries(self) -> int:
+        """How many queries the last unit has had."""
+        return self._ints[_QUERIES]
+
+    @property
+    def query_seconds(self) -> float:
+        """How long they took."""
+        return self._floats[_QUERY_SECONDS]
+
     def cache(self, *, hit: bool) -> None:
         """One more look into a cache."""
         self._ints[_HITS if hit else _MISSES] += 1

@@ -24,6 +24,7 @@ from procman.core.reason import Reason
 from procman.core.spec import HttpWork
 from procman.wire.request import Request
 from procman.wire.response import CONTINUE, plain
+from procman.workers.http_access import accesses
 from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
 from procman.workers.http_entry import Door
 from procman.workers.http_listener import Listener
@@ -32,6 +33,7 @@ from procman.workers.http_threads import Threads
 from procman.workers.http_unit import Units
 
 if TYPE_CHECKING:
+    from procman.observe.access import AccessLog
     from procman.workers.child import Child
 
 log = logging.getLogger("procman.http")
@@ -41,6 +43,7 @@ _EVENTS = 64  # at once
 _ACCEPT = 16  # connections at once, where no other worker could take them
 _LINGER = 2.0  # seconds for a client to read the last response before its own data gets it a reset
 _MOST_TURNED_AWAY = 128  # connections that are told so
+_LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not be written are tried again
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -58,11 +61,14 @@ class HttpWorker:
         self._child = child
         self._work = child.spec.work
         proxies = Proxies(self._work)
-        door = Door(self._work, proxies.trust)
-        self._units = Units(child, application, proxies)
+        self._accesses = accesses(child, self._work)
+        door = Door(self._work, proxies.trust, self._accesses)
+        self._units = Units(child, application, proxies, self._accesses)
         self._threads: Threads | None = None
         if self._work.threads > 1:
-            self._threads = Threads(child, lambda bench: Units(bench, application, proxies), self._work.threads)
+            self._threads = Threads(
+                child, lambda bench: Units(bench, application, proxies, self._accesses), self._work.threads
+            )
         self._poll = epoll()
         self._connections: dict[int, Connection] = {}
         self._pipelined: list[Connection] = []
@@ -100,10 +106,24 @@ class HttpWorker:
                     self._serve_pipelined()
                 if self._look_at < inf and monotonic() >= self._look_at:
                     self._look(monotonic())
+                if self._accesses is not None:
+                    self._log_accesses(self._accesses.log)
         finally:
-            for connection in list(connections.values()):
-                connection.close()
-            self._poll.close()
+            self._close_all()
+
+    def _close_all(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
+        self._poll.close()
+        if self._accesses is not None:
+            self._accesses.log.flush(monotonic())
+
+    def _log_accesses(self, log: AccessLog) -> None:
+        if log.pending:
+            now = monotonic()
+            log.flush(now)
+            if log.pending:  # nobody tells us when a full disk is full no more
+                self._look_at = min(self._look_at, now + _LOG_AGAIN)
 
     def _on_other(self, fd: int) -> None:
         if fd in self._listeners:
@@ -327,6 +347,8 @@ class HttpWorker:
         self, connection: Connection, status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()
     ) -> None:
         """The last answer on a connection whose input can't be trusted any more."""
+        if self._accesses is not None:
+            self._accesses.refused(connection.peer[0], status)
         head, body = plain(status, reason, headers)
         request = Request("GET", "", "HTTP/1.1")
         connection.parser.requests.clear()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from procman.errors import BadRequest
 from procman.wire import proxy_protocol
 from procman.workers import http_tls
+from procman.workers.http_access import StampedStream
 from procman.workers.http_proxies import set_scheme
 from procman.workers.wsgi_environ import peer_environ
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from procman.core.spec import HttpWork
     from procman.wire.forwarded import Trust
     from procman.wire.proxy_protocol import Proxied
+    from procman.workers.http_access import Accesses
     from procman.workers.http_connection import Connection
 
 # Who asks when a proxy speaks for somebody it does not know: nobody that is trusted, and not this machine.
@@ -31,23 +33,31 @@ _UNKNOWN = "unknown", 0
 class Door:
     """What the connections of a pool have to pass. TLS is for TCP: on a unix socket there is nobody to listen."""
 
-    def __init__(self, work: HttpWork, trust: Trust) -> None:
+    def __init__(self, work: HttpWork, trust: Trust, accesses: Accesses | None = None) -> None:
         self._trust = trust
+        self._accesses = accesses
         self._proxy_protocol = work.proxy_protocol
         self._tls = http_tls.context(work)
+
+    def listen(self, sock: socket.SocketType) -> None:
+        """Prepare a listening socket."""
+        if self._accesses is not None:
+            self._accesses.listen(sock)
 
     def receive(self, connection: Connection, sock: socket.SocketType) -> None:
         """Put before a new connection what it has to pass; mostly that is nothing."""
         if self._proxy_protocol and connection.peer[0] in self._trust:
-            connection.put_on(HeaderStream(connection, sock, self._secure), plain=False)
-        elif self._tls is not None:
-            self._secure(connection, sock)
+            connection.put_on(HeaderStream(connection, sock, self._admit), plain=False)
+        elif self._tls is not None or self._accesses is not None:
+            self._admit(connection, sock)
 
-    def _secure(self, connection: Connection, sock: socket.SocketType) -> None:
-        if self._tls is None or sock.family == socket.AF_UNIX:
-            connection.put_on(sock, plain=True)
-        else:
+    def _admit(self, connection: Connection, sock: socket.SocketType) -> None:
+        if self._tls is not None and sock.family != socket.AF_UNIX:
             connection.put_on(http_tls.TlsStream(connection, sock, self._tls), plain=False)
+        elif self._accesses is not None:
+            connection.put_on(StampedStream(sock), plain=True)
+        else:
+            connection.put_on(sock, plain=True)
 
 
 class HeaderStream:

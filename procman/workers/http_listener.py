@@ -29,6 +29,7 @@ class Listener:
         self._poll = poll
         self._owner = owner
         self._door = door
+        door.listen(sock)
         self._limits = RequestLimits(body=work.max_body)
         self._environ = _environ_of(sock, threads=work.threads > 1)
         self._accept = sock._accept  # type: ignore[attr-defined]

@@ -169,6 +169,10 @@ class Threads:
 class Bench:
     """The place of one thread: what its `Units` take for the worker and for its record."""
 
+    # Queries are counted for the worker as a whole.
+    queries: int | None = None
+    query_seconds: float | None = None
+
     def __init__(self, child: Child, threads: Threads) -> None:
         self.name = child.name
         self.spec = child.spec

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from procman.wire.request import Request
     from procman.workers.child import Child
+    from procman.workers.http_access import Accesses
     from procman.workers.http_connection import Connection
     from procman.workers.http_proxies import Proxies
     from procman.workers.http_threads import Bench
@@ -37,9 +38,12 @@ RUN_JOB = "/queue_job/runjob"
 class Units:
     """Runs the units of this worker, one at a time, in the main thread."""
 
-    def __init__(self, child: Child | Bench, application: Any, proxies: Proxies) -> None:
+    def __init__(
+        self, child: Child | Bench, application: Any, proxies: Proxies, accesses: Accesses | None = None
+    ) -> None:
         self._child = child
         self._proxies = proxies
+        self._scribe = accesses.scribe(child.record) if accesses is not None else None
         self._record = child.record
         self._application = application
         self._signaling: Any = None
@@ -52,10 +56,22 @@ class Units:
         self._rpc: Any = sys.modules.get("procman.rpc")
         work = child.spec.work
         self._database_of = resolver(work.database_from) if isinstance(work, HttpWork) else None
+        if self._scribe is not None:
+            self.serve = self._serve_and_log  # type: ignore[method-assign]
 
     def serve(self, request: Request, connection: Connection) -> float:
         """Answer the request, and send as much of that as the kernel takes; when the unit ended, CLOCK_MONOTONIC."""
+        return self._serve(request, connection, Exchange(request, connection))
+
+    def _serve_and_log(self, request: Request, connection: Connection) -> float:
+        assert self._scribe is not None
         exchange = Exchange(request, connection)
+        self._scribe.begin()
+        ended = self._serve(request, connection, exchange)
+        self._scribe.end(request, exchange, connection)
+        return ended
+
+    def _serve(self, request: Request, connection: Connection, exchange: Exchange) -> float:
         if request.path == RUN_JOB and request.method == "GET" and self._signaling is not None:
             # Without a database there are no jobs of ours, and the path is the application's own affair.
             self._serve_job(request, exchange, connection.peer[0])
@@ -78,6 +94,7 @@ class Units:
         """Take what proxies tell for what it is worth; false when the request is refused for it."""
         try:
             self._proxies.tell(environ, request.told or {}, peer)
+            exchange.origin = environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ.get("HTTP_HOST")
         except BadRequest as refusal:
             request.keep_alive = False
             exchange.replace(*plain(refusal.status, str(refusal)))

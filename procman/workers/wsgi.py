@@ -92,6 +92,8 @@ class Exchange:
     # What is rarely anything else costs nothing to say here, and an attribute of each to say there.
     head: ResponseHead | None = None
     streams = False  # something has gone out already
+    origin: tuple[str, str, str | None] | None = None  # client, scheme and host, if a proxy has told
+    broken: int | None = None  # the status of the failure that the response broke off for
     held: Callable[[], bool] | None = None  # a transaction is open: let nothing out before its end
     _size = 0
     _sent = 0
@@ -207,11 +209,19 @@ class Exchange:
         """The unit has failed: answer this instead, or break off when something has gone out already."""
         self.drop_file()
         if self.streams:
+            self.broken = head.code
             self.client.abort()
             return
         self.head = head
         self._blocks = [body]
         self._size = len(body)
+
+    @property
+    def body_sent(self) -> int:
+        """Bytes of the body that are out, or on their way."""
+        if self.head is None or self._silent(self.head):
+            return 0
+        return self._sent + sum(map(len, self._blocks)) if self.streams else self._size
 
     def drop_file(self) -> None:
         """Close the file that will not be sent."""

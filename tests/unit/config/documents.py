@@ -6,8 +6,7 @@ import json
 
 from hypothesis import strategies as st
 
-from procman.config import keys
-from procman.config.keys import KINDS, TABLES, UNBUILT
+from procman.config.keys import KINDS, TABLES
 from procman.core.spec import HookName, Isolation, Kind
 
 
@@ -126,6 +125,7 @@ VALUES = {
         "trusted_proxies": st.sampled_from(["192.0.2.1", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]]),
         "proxy_headers": st.sampled_from(["forwarded", ["x-forwarded-for", "x-forwarded-proto"]]),
         "proxy_protocol": st.booleans(),
+        "access_log": st.sampled_from(["off", "text", "json", "text:a b.log", "json:/var/log/é.log"]),
         "certfile": st.just("certificate.pem"),
         "keyfile": st.just("certificate.key"),
         "poll_timeout": durations,
@@ -197,9 +197,7 @@ VALUES = {
 def some_of(draw, title, kind=None, always=()):
     """Some keys of a table that the kind takes, with values."""
     names = {
-        key.name
-        for key in {table.title: table for table in TABLES}[title].keys
-        if key.default is not UNBUILT and (kind is None or kind in key.kinds)
+        key.name for key in {table.title: table for table in TABLES}[title].keys if kind is None or kind in key.kinds
     }
     values = VALUES[title]
     chosen = draw(st.sets(st.sampled_from(sorted(name for name in names if not values[name].is_empty)), max_size=6))
@@ -306,4 +304,4 @@ def any_documents(draw):
 
 def built_keys():
     """The names of all keys that are built, by table."""
-    return {one.title: {key.name for key in one.keys if key.default is not keys.UNBUILT} for one in TABLES}
+    return {one.title: {key.name for key in one.keys} for one in TABLES}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from procman.config.keys import BACKOFF, LIMITS, POOL, RELOAD, TABLES, UNBUILT, WORK, Nested
+from procman.config.keys import BACKOFF, LIMITS, POOL, RELOAD, TABLES, WORK, Nested
 from procman.config.problems import Code
 from procman.config.reference import reference
 from procman.core.spec import Backoff, Kind, Limits, PoolSpec, Reload
@@ -26,7 +26,7 @@ def test_every_key_and_every_code_is_in_it():
     for table in TABLES:
         for key in table.keys:
             assert f"`{key.name}`" in page
-            assert key.doc or key.default is UNBUILT
+            assert key.doc
     for code in Code:
         assert f"| {code.code} | {code.meaning} |" in page
 
@@ -34,7 +34,7 @@ def test_every_key_and_every_code_is_in_it():
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.POSTGRES])
 def test_every_field_of_the_specification_can_be_said_in_a_file(kind):
     fields = {one.name for cls in (PoolSpec, WORK[kind]) for one in dataclasses.fields(cls)}
-    keys = {key.field for key in POOL.keys if kind in key.kinds and key.default is not UNBUILT}
+    keys = {key.field for key in POOL.keys if kind in key.kinds}
     derived = {"name", "work", "addresses", "scaling"}
     derived |= {"limits", "hang_timeout", "recycle_at_once", "relaxed"} if kind is Kind.EXEC else set()
     assert fields - derived == keys - {"env_file"}
