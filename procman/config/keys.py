@@ -62,6 +62,7 @@ from procman.core.spec import (
     Kind,
     Limits,
     LongpollingWork,
+    MemoryHardBy,
     MemoryMetric,
     PoolSpec,
     Reload,
@@ -282,6 +283,12 @@ LIMITS = Table(
                 "memory_hard",
                 OrNone(Size(optional=True)),
                 "During the unit, allocating more fails: private memory (RLIMIT_DATA), not reserved address space.",
+            ),
+            (
+                "memory_hard_by",
+                member_of(MemoryHardBy),
+                '`"cgroup"`: a cgroup for each worker, whose `memory.max` counts all it uses; then the kernel kills it '
+                "(`oom`). Where none is delegated there is a warning, and RLIMIT_DATA.",
             ),
             ("memory_metric", member_of(MemoryMetric), "What `memory_soft` is compared with."),
             ("time_cpu", OrNone(Duration(optional=True)), "CPU time of one unit."),

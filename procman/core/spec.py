@@ -32,6 +32,13 @@ class MemoryMetric(StrEnum):
     VMS = "vms"
 
 
+class MemoryHardBy(StrEnum):
+    """Who enforces ``memory_hard``: setrlimit(2) counts private memory, a cgroup all that the worker uses."""
+
+    RLIMIT = "rlimit"
+    CGROUP = "cgroup"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpAddress:
     host: str
@@ -68,6 +75,7 @@ class Limits:
 
     memory_soft: int | None = None
     memory_hard: int | None = None
+    memory_hard_by: MemoryHardBy = MemoryHardBy.RLIMIT
     memory_metric: MemoryMetric = MemoryMetric.RSS
     time_cpu: float | None = None
     time_real: float | None = None

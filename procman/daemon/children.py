@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from procman.core.effect import Adjust, Retire, Spawn, StartTemplate
     from procman.core.event import Event
     from procman.core.spec import DaemonSpec, PoolSpec
+    from procman.daemon.confinement import Confinement
     from procman.daemon.listeners import Listeners
     from procman.daemon.loop import Loop
     from procman.daemon.output import Outputs
@@ -63,10 +64,12 @@ class Children:
         board: Scoreboard,
         listeners: Listeners,
         outputs: Outputs,
+        confinement: Confinement,
         emit: Callable[[Event], None],
     ) -> None:
         self.spec = spec
         self._outputs = outputs
+        self._confinement = confinement
         self._errands: set[Errand] = set()
         self.workers: dict[int, WorkerProcess] = {}
         self._templates: dict[tuple[str, int], TemplateProcess] = {}
@@ -195,6 +198,8 @@ class Children:
             if child.spec.name != effect.spec.name:
                 continue
             before, child.spec = child.spec, with_live_part(child.spec, effect.spec)
+            if isinstance(child, WorkerProcess):
+                self._confinement.adjust(child)
             if before.limits != child.spec.limits and child.channel is not None:
                 try:
                     child.channel.send(say.Adjust(limits=child.spec.limits))
@@ -229,6 +234,7 @@ class Children:
             self._withdraw(worker)
             return
         self._trees.remember(worker)
+        worker.killed = True
         self.send_signal(worker, signal.SIGKILL)
         if worker.spec.kind is Kind.EXEC:
             process.kill_session(worker.pid)
@@ -480,6 +486,8 @@ class Children:
             os.kill(child.pid, signal.SIGKILL)
         else:
             self._loop.add_reader(child.pidfd, lambda: self._on_end(child))
+            if isinstance(child, WorkerProcess):
+                self._confinement.admit(child)
 
     def _on_end(self, child: Process) -> None:
         if child.spec.kind is Kind.EXEC and child.pid is not None:
@@ -545,7 +553,8 @@ class Children:
         _hand_over_caches(worker, None)
         if worker.record is not None:
             self._free_records.append(worker.record)
-        self._emit(ev.WorkerExited(worker.id, status, random.random()))
+        oom = self._confinement.ended(worker, status)
+        self._emit(ev.WorkerExited(worker.id, status, random.random(), oom=oom))
         if self._unswept:
             self.reap()
 

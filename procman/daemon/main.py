@@ -27,6 +27,7 @@ from procman.daemon.caches import CacheAsker, log_caches
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
+from procman.daemon.confinement import Confinement
 from procman.daemon.errands import Errands
 from procman.daemon.evidence import Evidence
 from procman.daemon.figures import Figures
@@ -98,7 +99,8 @@ class Daemon:
     """Everything the loop works with. `run` is its life."""
 
     def __init__(self, spec: DaemonSpec, place: Place) -> None:
-        self.spec = spec
+        self._confinement = Confinement()
+        self.spec = spec = self._confinement.settle(spec)
         self.arbiter = Arbiter(spec.pools)
         self._place = place
         self._events: deque[Event] = deque()
@@ -111,7 +113,9 @@ class Daemon:
         self._board = place.make_scoreboard(records)
         self._listeners = Listeners()
         self._outputs = Outputs(self._loop)
-        self.children = Children(spec, self._loop, self._board, self._listeners, self._outputs, self.emit)
+        self.children = Children(
+            spec, self._loop, self._board, self._listeners, self._outputs, self._confinement, self.emit
+        )
         self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
         self._gauge = Gauge(self.children, self._board)
         self.figures = Figures(self.children, self._board, monotonic())
@@ -408,7 +412,7 @@ class Daemon:
         # in one go, or something in between would close them, because no pool wants them yet.
         self._work_off_events()
         try:
-            spec = config.read(self.spec.source, os.environ)
+            spec = self._confinement.settle(config.read(self.spec.source, os.environ))
             self._listeners.open(spec.pools)
         except (ConfigurationError, AddressError) as error:
             return str(error)

@@ -71,6 +71,7 @@ class WorkerProcess(Process):
     id: int = 0
     slot: int = 0
     record: int | None = None
+    killed: bool = False  # by us
     on_caches: list[Callable[[tuple[CacheFigures, ...] | None], None]] = field(default_factory=list)
 
     @property

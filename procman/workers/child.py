@@ -41,7 +41,7 @@ from procman.core.lifecycle import (
     cut,
 )
 from procman.core.reason import Reason
-from procman.core.spec import PassedSocket, listening_addresses
+from procman.core.spec import MemoryHardBy, PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
 from procman.observe import whom
 from procman.observe.stacks import format_stacks
@@ -159,7 +159,8 @@ class Child:
     def _limit_memory(self) -> None:
         # RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reserved address space.
         before, most = self._memory_before
-        hard = self.spec.limits.memory_hard
+        limits = self.spec.limits
+        hard = limits.memory_hard if limits.memory_hard_by is MemoryHardBy.RLIMIT else None
         resource.setrlimit(resource.RLIMIT_DATA, (before if hard is None else hard, most))
 
     def adjust(self, limits: Limits) -> None:

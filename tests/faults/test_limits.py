@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
 
+from procman.unix.cgroup import own_memory_group
 from tests.support.daemon import Procmand
 from tests.support.wild import ask_in_background, busy_worker
 
@@ -127,3 +130,66 @@ def test_reserved_memory_that_is_not_used_counts_for_vms_alone(short_path):
             assert daemon.request("GET", "/reserve/400")[0] == 200
             time.sleep(0.02)  # long enough to be looked at
         assert daemon.worker("http.1")["pid"] == pid
+
+
+# -- the kernel's own limits ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def delegated():
+    group = own_memory_group()
+    if group is None:
+        pytest.skip("NOT TESTED HERE: there is no cgroup with a memory controller")
+    try:
+        group.divide()
+    except OSError as error:
+        pytest.skip(f"NOT TESTED HERE: no memory cgroup is delegated to this account: {error}")
+    return group
+
+
+def test_a_worker_beyond_the_limit_of_its_cgroup_is_oom_and_replaced(short_path, delegated):
+    with running(short_path, 'memory_hard = "200MiB"\nmemory_hard_by = "cgroup"') as daemon:
+        pid = daemon.worker("http.1")["pid"]
+        mine = delegated.children(f"procman.{daemon.process.pid}.")
+        assert [pid] == [int(line) for group in mine for line in (group.path / "cgroup.procs").read_text().split()]
+        # Reserved is not used: RLIMIT_DATA would refuse this.
+        assert daemon.request("GET", "/reserve/400")[0] == 200
+        came_to, thread = ask_in_background(daemon, "/hoard/400")
+        thread.join(60)
+        assert not isinstance(came_to[0], tuple)
+        daemon.wait_replaced("http.1", pid)
+        assert the_exit(daemon) == ("oom", -9)
+        assert daemon.request("GET", "/")[0] == 200
+    assert delegated.children(f"procman.{daemon.process.pid}.") == []
+
+
+def test_who_is_killed_by_hand_in_a_cgroup_is_not_oom(short_path, delegated):
+    with running(short_path, 'memory_hard = "200MiB"\nmemory_hard_by = "cgroup"') as daemon:
+        pid = daemon.worker("http.1")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        daemon.wait_replaced("http.1", pid)
+        assert the_exit(daemon) == ("killed_by_user", -9)
+
+
+def test_the_limit_of_the_cgroup_changes_live(short_path, delegated):
+    limits = 'memory_hard = "200MiB"\nmemory_hard_by = "cgroup"'
+    with running(short_path, limits) as daemon:
+        pid = daemon.worker("http.1")["pid"]
+        daemon.file.write_text(daemon.file.read_text().replace("200MiB", "2GiB"))
+        assert daemon.procmanctl("reload").returncode == 0
+        assert daemon.request("GET", "/hoard/400")[0] == 200
+        if daemon.worker("http.1")["pid"] != pid:
+            pytest.fail("a changed limit replaced the worker")
+
+
+def test_where_no_cgroup_is_delegated_the_limit_holds_all_the_same_and_that_is_said(short_path):
+    # In a namespace of mounts of its own, with nothing to write in /sys/fs/cgroup.
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro none /sys/fs/cgroup && exec "$@"', "sh")
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED HERE: needs root to hide the cgroups")
+    configuration = CONFIGURATION + 'memory_hard = "200MiB"\nmemory_hard_by = "cgroup"\n'
+    with Procmand(short_path, configuration, modules={"app.py": APPLICATION}, prefix=hidden) as daemon:
+        assert "no memory cgroup is delegated to this daemon" in daemon.log
+        assert daemon.request("GET", "/hoard/400")[0] == 500
+        assert "MemoryError" in daemon.log
+        assert daemon.pool("http")["exits"] == []

@@ -166,6 +166,7 @@ VALUES = {
     "pools.NAME.limits": {
         "memory_soft": or_none(sizes.filter(lambda size: isinstance(size, str))),
         "memory_hard": or_none(st.integers(2**50, 2**60)),
+        "memory_hard_by": st.sampled_from(["rlimit", "cgroup"]),
         "memory_metric": st.sampled_from(["rss", "pss", "uss", "vms"]),
         "time_cpu": or_none(durations),
         "time_real": or_none(durations),
