@@ -179,7 +179,8 @@ def stats(settings: Settings, target: str | None) -> None:
 def top(settings: Settings) -> None:
     """A live view: pools, workers, what each is doing and for how long, memory, CPU, requests per second, last exits.
 
-    Keys: q quits; the arrow keys, Page Up and Page Down scroll when there are more workers than lines.
+    Keys: q quits; the arrow keys, Page Up and Page Down select a worker; Enter takes its stacks; s and S sort by the
+    next or the column before, r reverses; / shows only some pools, by name, kind or state; p pauses.
     """
     from procman.cli import top as view
 

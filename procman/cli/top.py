@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live
 
-from procman.cli.screen import View, draw
+from procman.cli.screen import draw
+from procman.cli.view import BACKSPACE, DOWN, END, ENTER, ESCAPE, HOME, PAGE_DOWN, PAGE_UP, QUIT, UP, View
 from procman.errors import ControlError
+from procman.observe.stacks import worker_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,22 +27,23 @@ if TYPE_CHECKING:
 
 INTERVAL = 1.0  # seconds
 
-QUIT = frozenset({b"q", b"Q", b"\x03", b"\x04"})
-SCROLL = {
-    b"j": 1,
-    b"\x1b[B": 1,
-    b"\x1bOB": 1,
-    b"k": -1,
-    b"\x1b[A": -1,
-    b"\x1bOA": -1,
-    b" ": 10,
-    b"\x1b[6~": 10,
-    b"b": -10,
-    b"\x1b[5~": -10,
-    b"g": -1_000_000,
-    b"\x1b[H": -1_000_000,
-    b"G": 1_000_000,
-    b"\x1b[F": 1_000_000,
+# What keys send (xterm, ctlseqs), and the names the view knows them by. Any other byte is the key itself.
+KEYS = {
+    b"\x1b[A": UP,
+    b"\x1bOA": UP,
+    b"\x1b[B": DOWN,
+    b"\x1bOB": DOWN,
+    b"\x1b[5~": PAGE_UP,
+    b"\x1b[6~": PAGE_DOWN,
+    b"\x1b[H": HOME,
+    b"\x1b[F": END,
+    b"\r": ENTER,
+    b"\n": ENTER,
+    b"\x1b": ESCAPE,
+    b"\x7f": BACKSPACE,
+    b"\x08": BACKSPACE,
+    b"\x03": QUIT,
+    b"\x04": QUIT,
 }
 
 
@@ -65,13 +68,16 @@ def run(connect: Callable[[], Client]) -> None:
         due = monotonic() + INTERVAL
         while True:
             live.update(draw(view, console.width, console.height), refresh=True)
-            key = _await_key(resized, due)
-            if key in QUIT:
-                return
-            view.offset += SCROLL.get(key, 0)
+            for key in _await_keys(resized, due):
+                match view.obey(key):
+                    case "quit":
+                        return
+                    case "stacks":
+                        daemon.show_stacks(view)
             if monotonic() >= due:
                 due = monotonic() + INTERVAL
-                daemon.try_to_look(view)
+                if not view.paused:
+                    daemon.try_to_look(view)
 
 
 class _Daemon:
@@ -88,6 +94,11 @@ class _Daemon:
         operations: list[dict[str, Any]] = self._client.call("operations")["operations"]
         view.operations = [one for one in operations if one["state"] == "running"]
         view.rates.look(view.pools, monotonic())
+        heard = self._client.call("events", since=view.events[-1]["seq"] if view.events else 0)
+        if view.events and heard["seq"] < view.events[-1]["seq"]:  # it counts anew: another daemon
+            view.events.clear()
+            heard = self._client.call("events")
+        view.hear(heard["events"])
         view.problem = ""
 
     def try_to_look(self, view: View) -> None:
@@ -96,6 +107,19 @@ class _Daemon:
         except ControlError as error:
             view.problem = str(error)
             self.close()
+
+    def show_stacks(self, view: View) -> None:
+        """Take the stacks of the selected worker; what is in the way is told in their place."""
+        name = view.chosen
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            stacks = self._client.call("dumpstacks", name=name)["stacks"]
+        except ControlError as error:
+            view.show(f"Stacks of {name}", str(error))
+        else:
+            text = "\n\n".join(map(worker_text, stacks)) or "It has gone."
+            view.show(f"Stacks of {name}", text)
 
     def close(self) -> None:
         if self._client is not None:
@@ -135,11 +159,18 @@ def _leave(*_: object) -> None:
     raise KeyboardInterrupt  # so that the terminal is given back as it was
 
 
-def _await_key(resized: int, due: float) -> bytes:
-    """The next key, or nothing when it is time to look again or to draw in another size."""
+def _await_keys(resized: int, due: float) -> list[str]:
+    """The next keys, or none when it is time to look again or to draw in another size."""
     stdin = sys.stdin.fileno()
     ready, _, _ = select.select([stdin, resized], [], [], max(0.0, due - monotonic()))
     if resized in ready:
         os.read(resized, 512)
-    # What a key sends arrives in one piece; the end of the input ends the program.
-    return (os.read(stdin, 32) or b"q") if stdin in ready else b""
+    if stdin not in ready:
+        return []
+    sent = os.read(stdin, 32)
+    if not sent:
+        return [QUIT]  # the end of the input ends the program
+    if sent.startswith(b"\x1b"):
+        return [KEYS.get(sent, "")]  # what one key sends arrives in one piece
+    # Who types fast has pressed more than one.
+    return [KEYS.get(one.encode(), one) for one in sent.decode("utf-8", "replace")]

@@ -103,9 +103,13 @@ def test_it_draws_follows_and_quits(daemon, terminal):
     os.kill(pid, signal.SIGKILL)
     terminal.wait_for("killed_by_user")
     terminal.resize(60, 10)
-    terminal.wait_for("scroll")
+    terminal.wait_for("sleeper.1")
     terminal.press(b"G")
-    terminal.wait_for("0 below")
+    terminal.wait_for("sleeper.3")
+    terminal.press(b"/nothing\r")
+    terminal.wait_for("only nothing")
+    terminal.press(b"\x1b")
+    terminal.wait_for("sleeper")
     terminal.press(b"q")
     assert terminal.wait() == 0
     assert "\x1b[?1049l" in terminal.raw, "and gives it back"
@@ -121,6 +125,20 @@ def test_it_waits_for_a_daemon_that_went(daemon, terminal):
     terminal.press(b"\x03")
     assert terminal.wait() == 0
     daemon.wait_said("READY=1")
+
+
+def test_stacks_of_the_selected_worker(short_path):
+    text = '[pools.http]\nkind = "http"\napp = "app:application"\nbind = "127.0.0.1:0"\n'
+    with Procmand(short_path, text, modules={"app.py": "def application(environ, start): pass\n"}) as daemon:
+        terminal = Terminal(daemon.file)
+        terminal.wait_for("http.1")
+        terminal.press(b"\r")
+        terminal.wait_for("Stacks of http.1")
+        terminal.press(b"\x1b")
+        terminal.wait_for("WORKER")
+        terminal.press(b"q")
+        assert terminal.wait() == 0
+        terminal.close()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

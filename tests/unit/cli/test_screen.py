@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from procman.cli.rates import Rates, sparkline
-from procman.cli.screen import View, draw
+from procman.cli.screen import draw, meter
+from procman.cli.view import SORTS, View
 
 
 def worker(name, pid, requests=0, **more):
@@ -52,8 +53,8 @@ def lines(view, width=130, height=40):
 
 
 def line(view, start, **size):
-    (found,) = [line for line in lines(view, **size) if line.startswith(start)]
-    return found.split()
+    (found,) = [line for line in lines(view, **size) if line.startswith(f" {start}")]
+    return [word for word in found.split() if word != "●"]
 
 
 ARBITER = {"pid": 7, "version": "1.0", "uptime": 90.0, "rss": 2**25, "cpu_percent": 0.1, "state": "running"}
@@ -74,15 +75,16 @@ def test_everything_is_there():
             "parts": {"http": {"outcome": "running", "ready": 1, "target": 2}, "cron": {"outcome": "done"}},
         }
     ]
-    assert "procmand 1.0   running   pid 7   up 1m 30s   memory 32.0 MiB   cpu 0.1 %" in lines(seen)[0]
-    assert lines(seen)[1].startswith("workers 2   busy 1   requests/s 0.0   memory 2.0 MiB   cpu 3.0 %")
-    assert line(seen, "http  ")[:5] == ["http", "http", "running", "2/2", "0"]
+    assert "procmand 1.0   ● running   pid 7   up 1m 30s   memory 32.0 MiB   cpu 0.1 %" in lines(seen)[0]
+    assert lines(seen)[1].startswith(" workers 2   busy 1   requests/s 0.0   memory 2.0 MiB   cpu 3.0 %")
+    assert line(seen, "http  ")[:5] == ["http", "http", "running", "2/2", "────────"]
     assert line(seen, "http  ")[-1] == "127.0.0.1:8069"
     assert line(seen, "http.1")[:7] == ["http.1", "11", "ready", "1", "GET", "/orders", "12.0s"]
     assert line(seen, "http.9")[:5] == ["http.9", "5", "crashed", "SIGSEGV", "2.0s"]
-    assert "http is parked: failed 5 times" in lines(seen)
+    assert " http is parked: failed 5 times" in lines(seen)
     assert line(seen, "reload-3")[-4:] == ["http", "1/2,", "cron", "done"]
-    assert lines(seen)[-1] == "q quit"
+    assert lines(seen)[-1].startswith(" q quit   ↑↓ select   ⏎ stacks   s sort")
+    assert len(lines(seen)) == 40, "the keys are at the bottom of the screen"
 
 
 def test_a_problem_takes_the_place_of_the_daemon():
@@ -100,18 +102,116 @@ def test_it_fits_at_every_size(width, height, workers):
     assert all(len(line) <= width for line in drawn)
     assert len(drawn) <= max(height, 10)
     if height >= 12 and workers == 100 and width > 40:
-        assert drawn[-1].startswith("q quit   ↑↓ scroll: 0 above, ")
+        assert drawn[-1].startswith(" q quit   ↑↓ select: 0 above, ")
 
 
-def test_scrolling_stops_at_the_ends():
-    seen = view(*(worker(f"http.{n}", n) for n in range(100)))
-    seen.offset = 50
-    assert "http.50" in " ".join(lines(seen, height=20))
-    seen.offset = 10_000
-    assert lines(seen, height=20)[-2].startswith("http.99")
-    seen.offset = -5
-    lines(seen, height=20)
-    assert seen.offset == 0
+def hundred():
+    return view(*(worker(f"http.{n:02}", n, requests=n % 7, rss=(n * 37) % 100, uptime=n) for n in range(100)))
+
+
+def press(view, *keys):
+    return [view.obey(key) for key in keys][-1]
+
+
+def names(view, **size):
+    return [line.split()[0] for line in lines(view, **size) if line.startswith(" http.")]
+
+
+def test_the_selected_worker_is_always_among_those_shown():
+    seen = hundred()
+    assert names(seen, height=20)[0] == "http.00"
+    for key, name in (
+        ("page down", "http.10"),
+        ("down", "http.11"),
+        ("G", "http.99"),
+        ("k", "http.98"),
+        ("g", "http.00"),
+    ):
+        press(seen, key)
+        assert seen.chosen == name
+        assert name in names(seen, height=20)
+    press(seen, "up")
+    assert seen.chosen == "http.00"
+    press(seen, "end")
+    assert lines(seen, height=20)[-1].startswith(" q quit   ↑↓ select: ")
+    assert ", 0 below" in lines(seen, height=20)[-1]
+
+
+@pytest.mark.parametrize("column", [name for name in SORTS if name])
+def test_sorting_by_each_column(column):
+    seen = hundred()
+    while seen.sort != column:
+        press(seen, "s")
+    assert any(f"{column}▾" in line for line in lines(seen))
+    value = SORTS[column][0]
+    forwards = [value(seen.rates, one) for one in seen.workers]
+    assert forwards == sorted(forwards, reverse=SORTS[column][1])
+    press(seen, "r")
+    assert [value(seen.rates, one) for one in seen.workers] == forwards[::-1]
+    press(seen, "S", "s")
+    assert (seen.sort, seen.reverse) == (column, False)
+
+
+def test_the_filter_is_typed_kept_and_taken_away():
+    seen = view(worker("http.1", 1))
+    seen.status["pools"]["cron"] = pool(worker("cron.1", 2), kind="cron")
+    press(seen, "/", "c", "x")
+    assert (seen.workers, seen.chosen) == ([], None)
+    assert any("only cx▏" in line for line in lines(seen))
+    press(seen, "backspace", "r", "enter")
+    assert [one["name"] for one in seen.workers] == ["cron.1"]
+    assert any("only cr" in line for line in lines(seen))
+    press(seen, "/")
+    press(seen, "q")
+    assert seen.filter == "q", "what is typed is no command"
+    press(seen, "escape")
+    assert len(seen.workers) == 2
+
+
+def test_stacks_take_the_screen_and_give_it_back():
+    seen = hundred()
+    assert press(seen, "enter") == "stacks"
+    seen.show("Stacks of http.00", "\n".join(f"line {n}" for n in range(50)) + "\x1b[2J")
+    drawn = lines(seen, height=20)
+    assert (drawn[0], len(drawn)) == (" Stacks of http.00", 20)
+    assert drawn[-2].startswith("line 49"), "where it is stuck is at the end"
+    assert "\x1b" not in "".join(drawn)
+    press(seen, "g")
+    assert lines(seen, height=20)[2] == "line 0"
+    assert press(seen, "q") == ""
+    assert "http.00" in names(seen)
+    assert press(seen, "q") == press(seen, "quit") == "quit"
+
+
+def test_events_come_each_once_beside_the_exits_or_instead_of_them():
+    seen = view(worker("http.1", 1), exits=[EXIT])
+    event = {"seq": 3, "topic": "pool.http.exited", "ts": 1.0, "slot": "http.1", "gen": 2, "reason": "oom"}
+    seen.hear([event])
+    seen.hear([event, {**event, "seq": 4, "topic": "arbiter.stopping", "slot": None, "gen": None, "reason": None}])
+    assert [one["seq"] for one in seen.events] == [3, 4]
+    wide = "\n".join(lines(seen, width=140))
+    assert "LAST EXITS" in wide
+    assert "http.1@2" in wide
+    narrow = "\n".join(lines(seen, width=90))
+    assert "LAST EXITS" not in narrow
+    assert "exited" in narrow
+    assert "arbiter" in narrow
+
+
+def test_pausing_is_shown():
+    seen = hundred()
+    press(seen, "p")
+    assert "paused" in lines(seen)[0]
+    press(seen, "p")
+    assert not seen.paused
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "drawn"),
+    [(0, 4, "──────── 0"), (2, 4, "━━━━──── 2"), (4, 4, "━━━━━━━━ 4"), (1, 100, "━─────── 1"), (0, 0, "──────── 0")],
+)
+def test_a_meter_is_empty_only_for_nothing(value, most, drawn):
+    assert meter(value, most).plain == drawn
 
 
 def test_what_a_client_sends_can_not_draw():
