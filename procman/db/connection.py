@@ -54,6 +54,7 @@ class Connection(psycopg2.extensions.connection):
     opened_at: float = 0.0
     idle_since: float = 0.0
     used: bool = False
+    thread: int = 0  # which has borrowed it last, by threading.get_ident()
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """psycopg2's; raises ServerAway when the connection was lost."""
@@ -210,10 +211,12 @@ class ConnectionPool:
                 connection = self._idle.pop()
                 if _seems_alive(connection):
                     connection.used = True
+                    connection.thread = threading.get_ident()
                     return connection
                 connection.close()
             connection = connect(self.url, application_name=self._application_name)
             connection.opened_at = monotonic()
+            connection.thread = threading.get_ident()
             return connection
         except BaseException:
             self._room.release()

@@ -59,9 +59,31 @@ class Canceller:
                     cancel_queries()
 
 
-def cancel_queries() -> None:
-    """Have the server cancel every statement that psycopg2 waits for in this process."""
+def cancel_soon(thread: int, waits: Callable[[], bool]) -> None:
+    """Cancel what this thread waits for on procman's connections, in a thread that is not there for anything else.
+
+    ``waits``: whether its unit, which was interrupted, still has not taken notice.
+    """
+
+    def run() -> None:
+        time.sleep(_PATIENCE)
+        if waits():
+            cancel_queries(thread)
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError as error:  # no more threads for this account: the arbiter will end the worker
+        log.warning("The query of an interrupted unit can't be cancelled: %s", error)
+
+
+def cancel_queries(thread: int | None = None) -> None:
+    """Have the server cancel every statement that psycopg2 waits for in this process, or in one thread of it.
+
+    Of a thread only those that it runs on procman's connections: of others nobody knows whose they are.
+    """
     for connection in _active_connections():
+        if thread is not None and getattr(connection, "thread", None) != thread:
+            continue
         try:
             connection.cancel()
         except Exception as error:  # psycopg2's or, in the end of a connection, anything: the next one may be the one

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from procman.core.limits import cpu_tick
 from procman.core.reason import Reason
 from procman.errors import UnitAborted
+from procman.workers.canceller import cancel_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,3 +227,5 @@ class Bench:
         # Between this look and the call no other thread runs: CPython changes threads after calls and at jumps back.
         if self._abortable:
             _set_async_exc(ident, error)
+            # A thread that waits in libpq does not see it before the answer is there.
+            cancel_soon(ident, lambda: self._abortable and self.interrupted)

@@ -27,6 +27,9 @@ def application(environ, start_response):
         with procman.cursor() as cr:
             cr.execute("INSERT INTO written VALUES (1)")
             cr.execute(LONG)
+    elif path == "/three-seconds":
+        with procman.cursor() as cr:
+            cr.execute("SELECT pg_sleep(3.5)")
     elif path == "/stubborn":
         with procman.cursor() as cr:
             try:
@@ -76,6 +79,14 @@ limits = { time_real = 2 }
 kind = "http"
 app = "app:application"
 bind = "127.0.0.1:0"
+
+[pools.threads]
+kind = "http"
+app = "app:application"
+bind = "127.0.0.1:0"
+threads = 3
+kill_timeout = 10
+limits = { time_real = 4 }
 
 [pools.jobrunner]
 kind = "jobrunner"
@@ -145,6 +156,28 @@ def test_the_query_of_a_unit_over_its_time_is_cancelled_and_the_unit_answers(dae
     reasons = daemon.wait(lambda: [record["reason"] for record in daemon.pool("http")["exits"]], "the exit")
     assert set(reasons) == {"real_time"}
     assert "is killed: real_time" not in daemon.log[before:]
+
+
+def test_only_the_query_of_the_thread_that_is_over_its_time_is_cancelled(daemon, ask):
+    address = daemon.address("threads")
+    answers = []
+
+    def run(path):
+        begun = time.monotonic()
+        answers.append((path, daemon.request_at(address, "GET", path, timeout=60)[0], time.monotonic() - begun))
+
+    long, short = (threading.Thread(target=run, args=(path,), daemon=True) for path in ("/sleep", "/three-seconds"))
+    long.start()
+    wait_for_sleepers(ask, 1)
+    time.sleep(1.0)  # the second one is a second behind, and still waits when the first is over its time
+    short.start()
+    long.join(60)
+    wait_for_sleepers(ask, 0, SOON)
+    short.join(60)
+    assert sorted((path, status) for path, status, _ in answers) == [("/sleep", 503), ("/three-seconds", 200)]
+    assert ask("SELECT count(*) FROM written") == 0
+    (record,) = daemon.wait(lambda: daemon.pool("threads")["exits"], "the exit record")
+    assert (record["reason"], record["status"]) == ("real_time", 0)
 
 
 def test_a_unit_that_begins_another_query_is_killed_and_that_ends_too(daemon, ask):
