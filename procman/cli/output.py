@@ -170,8 +170,22 @@ def _clock(at: float | None) -> str:
 def stats_text(reply: Mapping[str, Any]) -> str:
     """The answer to ``stats``: one line for each worker."""
     rows = [_worker(worker) for pool in reply.get("pools", {}).values() for worker in pool.get("workers", ())]
-    header = ("NAME", "PID", "STATE", "GEN", "BUSY", "UNIT", "SECONDS", "REQUESTS", "RSS MiB", "CPU %", "UPTIME")
-    right = ("PID", "GEN", "SECONDS", "REQUESTS", "RSS MiB", "CPU %", "UPTIME")
+    times = ("P50 ms", "P99 ms")
+    header = (
+        "NAME",
+        "PID",
+        "STATE",
+        "GEN",
+        "BUSY",
+        "UNIT",
+        "SECONDS",
+        "REQUESTS",
+        *times,
+        "RSS MiB",
+        "CPU %",
+        "UPTIME",
+    )
+    right = ("PID", "GEN", "SECONDS", "REQUESTS", *times, "RSS MiB", "CPU %", "UPTIME")
     return f"{arbiter_line(reply.get('arbiter', {}))}\n\n{table(header, rows, right)}"
 
 
@@ -186,10 +200,16 @@ def _worker(worker: Mapping[str, Any]) -> Row:
         _cut(unit or ""),
         "" if seconds is None else f"{seconds:.1f}",
         _cell(worker.get("requests")),
+        _milliseconds(worker.get("p50")),
+        _milliseconds(worker.get("p99")),
         mebibytes(worker.get("rss")),
         percent(worker.get("cpu_percent")),
         duration(worker.get("uptime")),
     )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.1f}"
 
 
 def _cut(text: str) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Upper bounds, in seconds, of the classes in which the times of requests are counted; one more class is for the rest.
 LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -52,3 +56,19 @@ class Sample:
         """Time in the unit that was not spent waiting for PostgreSQL."""
         seconds = self.unit_seconds(now)
         return None if seconds is None else max(0.0, seconds - self.query_seconds)
+
+
+def quantile(latencies: Sequence[int], share: float) -> float | None:
+    """Seconds within which this share (0 to 1) of the requests was answered, as far as their classes tell.
+
+    None when there was none. Within a class the requests are taken to be spread evenly; of those beyond the last
+    bound nothing is known but the bound.
+    """
+    rank = share * sum(latencies)
+    lower = 0.0
+    for count, upper in zip(latencies, LATENCY_BOUNDS, strict=False):
+        if count and rank <= count:
+            return lower + (upper - lower) * rank / count
+        rank -= count
+        lower = upper
+    return lower if any(latencies) else None

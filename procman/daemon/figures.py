@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from procman.core.sample import quantile
 from procman.daemon.circus import GONE, process_info
 from procman.observe import processes
 from procman.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from procman.core.sample import Traffic
     from procman.core.snapshot import PoolSnapshot, WorkerSnapshot
     from procman.daemon.children import Children
     from procman.observe.scoreboard import Scoreboard
@@ -24,7 +28,10 @@ FRESH = 0.25
 class Figures:
     """``cpu_percent`` is that of the time since it was last asked for, and since the start when never asked before."""
 
-    def __init__(self, children: Children, board: Scoreboard, started: float) -> None:
+    def __init__(
+        self, children: Children, board: Scoreboard, started: float, backlog: Callable[[str], int | None]
+    ) -> None:
+        self._backlog = backlog
         self._children = children
         self._board = board
         self._started = started
@@ -51,6 +58,7 @@ class Figures:
             "target": pool.target,
             "ready": pool.ready,
             "busy": sum(worker["busy"] for worker in workers),
+            **({} if (backlog := self._backlog(pool.name)) is None else {"backlog": backlog}),
             "workers": workers,
         }
 
@@ -87,9 +95,11 @@ class Figures:
             "unit": sample.unit if sample is not None else None,
             "unit_seconds": None if unit_seconds is None else round(unit_seconds, 3),
             "requests": sample.requests if sample is not None else 0,
+            "errors": sample.errors if sample is not None else 0,
             "rss": rss,
             "cpu_percent": cpu_percent,
             "uptime": round(now - worker.spawned_at, 3),
+            **(_traffic(sample.traffic) if sample is not None and any(sample.traffic.latencies) else {}),
         }
 
     def _usage(self, pid: int | None, started: float, now: float) -> tuple[int, float]:
@@ -102,6 +112,23 @@ class Figures:
         if known.usage is None or now - known.since >= FRESH:
             known.look(pid, now)
         return known.rss, known.cpu_percent
+
+
+def _traffic(traffic: Traffic) -> dict[str, Any]:
+    """What an http worker has done; seconds and bytes."""
+    return {
+        "p50": _rounded(quantile(traffic.latencies, 0.5)),
+        "p99": _rounded(quantile(traffic.latencies, 0.99)),
+        "connections": traffic.connections,
+        "bytes_received": traffic.received,
+        "bytes_sent": traffic.sent,
+        "request_seconds": round(traffic.seconds, 6),
+        "latencies": list(traffic.latencies),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ from procman.daemon.reception import Reception
 from procman.daemon.stacks import StackDumper
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
+from procman.unix.backlog import waiting
 from procman.unix.process import become_subreaper, has_terminal, keep_descriptors
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Daemon:
         )
         self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
         self._gauge = Gauge(self.children, self._board)
-        self.figures = Figures(self.children, self._board, monotonic())
+        self.figures = Figures(self.children, self._board, monotonic(), self._backlog)
         self.caches = CacheAsker(self._loop, self.children)
         self.dumper = StackDumper(self._loop, self.children, self._board)
         self._evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
@@ -289,6 +290,14 @@ class Daemon:
         )
         if report.event == "exited":
             self.commands.exited()
+
+    def _backlog(self, pool: str) -> int | None:
+        """Connections that wait for a worker of the pool; None where nobody listens, or the kernel does not tell."""
+        try:
+            sockets = self._listeners.sockets(self.arbiter.pools[pool].spec)
+            return sum(map(waiting, sockets)) if sockets else None
+        except (KeyError, OSError):
+            return None
 
     def _close_unwanted_listeners(self) -> None:
         """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""

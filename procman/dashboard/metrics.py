@@ -7,8 +7,10 @@ series for ever. Of two workers in one slot, during a replacement, the newer one
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import TYPE_CHECKING, Any
 
+from procman.core.sample import LATENCY_BOUNDS
 from procman.core.worker import State
 
 if TYPE_CHECKING:
@@ -25,15 +27,20 @@ Sample = tuple["Mapping[str, str]", float]
 
 def exposition(view: View) -> str:
     """The whole page."""
-    return "".join(_text([*_daemon(view.arbiter), *_pools(view.pools), *_workers(view.pools)]))
+    families = [*_daemon(view.arbiter), *_pools(view.pools), *_workers(view.pools)]
+    return "".join([*_text(families), *_latencies(view.pools)])
 
 
 def _text(families: Iterable[tuple[str, str, str, list[Sample]]]) -> Iterator[str]:
     for name, kind, text, samples in families:
         yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
         for labels, value in samples:
-            pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-            yield f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n"
+            yield _line(name, labels, value)
+
+
+def _line(name: str, labels: Mapping[str, str], value: float) -> str:
+    pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n"
 
 
 def _escaped(text: str) -> str:
@@ -57,6 +64,8 @@ def _pools(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, s
         ("generation", "Incremented by each reload."),
     ):
         yield f"procman_pool_{field}", "gauge", text, [({"pool": name}, pool[field]) for name, pool in pools.items()]
+    backlog: list[Sample] = [({"pool": name}, pool["backlog"]) for name, pool in pools.items() if "backlog" in pool]
+    yield "procman_pool_backlog", "gauge", "Connections that wait for a worker to accept them.", backlog
     parked: list[Sample] = [({"pool": name}, int(pool["parked"] is not None)) for name, pool in pools.items()]
     yield "procman_pool_parked", "gauge", "1: not restarted any more before somebody says so.", parked
     states: list[Sample] = []
@@ -74,16 +83,40 @@ def _workers(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str,
     workers = [(labels, worker) for name, pool in pools.items() for labels, worker in _slots(name, pool["workers"])]
     for field, name, kind, text in (
         ("requests", "requests_total", "counter", "Units that the worker has ended."),
+        ("errors", "errors_total", "counter", "Units that have failed."),
         ("rss", "rss_bytes", "gauge", "Resident memory."),
         ("uptime", "uptime_seconds", "gauge", "Since the worker started."),
         ("busy", "busy", "gauge", "1: in a unit."),
         ("unit_seconds", "unit_seconds", "gauge", "How long the worker has been in its unit; 0 when it is in none."),
     ):
         yield f"procman_worker_{name}", kind, text, [(labels, (worker[field] or 0) + 0) for labels, worker in workers]
+    for field, name, kind, text in (
+        ("bytes_received", "received_bytes_total", "counter", "Bodies of requests."),
+        ("bytes_sent", "sent_bytes_total", "counter", "Responses."),
+        ("connections", "connections", "gauge", "Open connections."),
+    ):
+        served: list[Sample] = [(labels, worker[field]) for labels, worker in workers if field in worker]
+        yield f"procman_worker_{name}", kind, text, served
     known: list[Sample] = [
         (labels, worker["cpu_seconds"]) for labels, worker in workers if worker["cpu_seconds"] is not None
     ]
     yield "procman_worker_cpu_seconds_total", "counter", "CPU time of the worker.", known
+
+
+def _latencies(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The times of requests, a histogram for each worker: what is counted starts at 0 with each new one."""
+    name = "procman_worker_request_seconds"
+    yield f"# HELP {name} How long requests took in the application.\n# TYPE {name} histogram\n"
+    for pool, entry in pools.items():
+        for labels, worker in _slots(pool, entry["workers"]):
+            if "latencies" not in worker:
+                continue
+            total = 0
+            for count, bound in zip(worker["latencies"], (*LATENCY_BOUNDS, inf), strict=True):
+                total += count
+                yield _line(f"{name}_bucket", {**labels, "le": "+Inf" if bound == inf else f"{bound:g}"}, total)
+            yield _line(f"{name}_sum", labels, worker["request_seconds"])
+            yield _line(f"{name}_count", labels, total)
 
 
 def _slots(pool: str, workers: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], Mapping[str, Any]]]:

@@ -233,6 +233,7 @@ class HttpWorker:
     def _begin(self, connection: Connection) -> None:
         others = len(self._connections)
         self._connections[connection.fd] = connection
+        self._child.record.connected(others + 1)
         if others >= self._work.max_connections:
             self._turn_away(connection, silently=others >= self._work.max_connections + _MOST_TURNED_AWAY)
             return
@@ -391,6 +392,7 @@ class HttpWorker:
     def _forget(self, connection: Connection) -> None:
         if self._connections.get(connection.fd) is connection:
             del self._connections[connection.fd]
+            self._child.record.connected(len(self._connections))
 
     # -- leaving -------------------------------------------------------------------------------------------
 

@@ -59,14 +59,24 @@ def test_stats():
         "cpu_percent": 2.0,
         "uptime": 61.0,
     }
-    idle = {**worker, "name": "http.2", "pid": None, "busy": False, "unit": None, "unit_seconds": None}
+    worker |= {"p50": 0.00321, "p99": 0.14}
+    idle = {
+        **worker,
+        "name": "http.2",
+        "pid": None,
+        "p50": None,
+        "p99": None,
+        "busy": False,
+        "unit": None,
+        "unit_seconds": None,
+    }
     text = unstyle(output.stats_text({"arbiter": ARBITER, "pools": {"http": {"workers": [worker, idle]}}}))
     assert text.splitlines() == [
         "procmand 0.1.0 (pid 4711) running, up 3m 20s, 31.0 MiB, 0.1 % cpu",
         "",
-        "NAME     PID  STATE  GEN  BUSY  UNIT       SECONDS  REQUESTS  RSS MiB  CPU %  UPTIME",
-        "http.1  4712  ready    3  busy  GET /slow      1.2        17      1.0    2.0   1m 1s",
-        "http.2     -  ready    3  -     -                -        17      1.0    2.0   1m 1s",
+        "NAME     PID  STATE  GEN  BUSY  UNIT       SECONDS  REQUESTS  P50 ms  P99 ms  RSS MiB  CPU %  UPTIME",
+        "http.1  4712  ready    3  busy  GET /slow      1.2        17     3.2   140.0      1.0    2.0   1m 1s",
+        "http.2     -  ready    3  -     -                -        17       -       -      1.0    2.0   1m 1s",
     ]
 
 

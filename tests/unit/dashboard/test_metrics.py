@@ -21,6 +21,7 @@ def worker(name, generation=1, **more):
         "unit": "GET /secret",
         "unit_seconds": None,
         "requests": 3,
+        "errors": 1,
         "rss": 1024,
         "uptime": 9.0,
         "cpu_seconds": 0.5,
@@ -62,7 +63,28 @@ def test_of_two_workers_in_one_slot_the_newer_one_is_shown():
         assert 'procman_worker_requests_total{pool="web",slot="1"} 5' in shown
         assert 'procman_worker_busy{pool="web",slot="1"} 1' in shown
         assert 'procman_worker_unit_seconds{pool="web",slot="1"} 0.5' in shown
-        assert len(shown) == len({line.partition(" ")[0] for line in shown}) == 6
+        assert len(shown) == len({line.partition(" ")[0] for line in shown}) == 7
+
+
+def test_the_times_of_requests_are_a_histogram():
+    traffic = {"latencies": [5, 3, *[0] * 13, 1], "request_seconds": 130.5, "bytes_received": 7, "bytes_sent": 9}
+    shown = lines(web=pool(worker("web.1", connections=2, **traffic), backlog=4), mail=pool(worker("mail.1")))
+    assert "# TYPE procman_worker_request_seconds histogram" in shown
+    at = [line.removeprefix("procman_worker_request_seconds") for line in shown if "request_seconds" in line][2:]
+    assert at[0] == '_bucket{pool="web",slot="1",le="0.001"} 5'
+    assert at[1:4] == [f'_bucket{{pool="web",slot="1",le="{bound}"}} 8' for bound in ("0.0025", "0.005", "0.01")]
+    assert at[14:] == [
+        '_bucket{pool="web",slot="1",le="120"} 8',
+        '_bucket{pool="web",slot="1",le="+Inf"} 9',
+        '_sum{pool="web",slot="1"} 130.5',
+        '_count{pool="web",slot="1"} 9',
+    ]
+    assert {
+        'procman_pool_backlog{pool="web"} 4',
+        'procman_worker_received_bytes_total{pool="web",slot="1"} 7',
+        'procman_worker_sent_bytes_total{pool="web",slot="1"} 9',
+        'procman_worker_connections{pool="web",slot="1"} 2',
+    } <= set(shown)
 
 
 def test_cpu_time_that_is_not_known_is_left_out():
