@@ -93,11 +93,16 @@ class JsonLines:
     def __init__(self, worker: str, generation: int) -> None:
         self._worker = worker
         self._generation = generation
+        self._second = -1
+        self._stamp = ""
+        self._encode = json.JSONEncoder(separators=(",", ":")).encode
 
     def __call__(self, visit: Visit) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(visit.ended))
+        second = int(visit.ended)
+        if second != self._second:
+            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         fields = {
-            "time": f"{stamp}.{int(visit.ended % 1 * 1000):03d}Z",
+            "time": f"{self._stamp}.{int(visit.ended % 1 * 1000):03d}Z",
             "remote": visit.remote or "unix",
             "scheme": visit.scheme,
             "host": visit.host,
@@ -117,7 +122,7 @@ class JsonLines:
             "queries": visit.queries,
             "query_time": None if visit.query_time is None else round(visit.query_time, 6),
         }
-        return json.dumps(fields, separators=(",", ":")) + "\n"
+        return self._encode(fields) + "\n"
 
 
 def _or_dash(number: float | None, form: str) -> str:

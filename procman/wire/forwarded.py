@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -47,18 +48,32 @@ _QUOTED, _ESCAPED = re.compile(r'(["\\])'), r"\\\1"
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
+class _Told(dict[bytes, str]):
+    """Header names, as they came, in lower case; to "" those by which no proxy tells of its client."""
+
+    def __missing__(self, name: bytes) -> str:
+        lower = name.lower()
+        is_told = b"_" not in name and (lower.startswith(_PREFIX) or lower in (b"forwarded", b"x-real-ip"))
+        key = lower.decode("latin-1") if is_told else ""
+        if len(self) < _MOST_REMEMBERED:
+            self[name] = key
+        return key
+
+
+_TOLD = _Told()
+
+
 def is_told(name: bytes) -> bool:
     """The header is one by which a proxy tells of its client."""
-    name = name.lower()
-    return name.startswith(_PREFIX) or name in (b"forwarded", b"x-real-ip")
+    return bool(_TOLD[name])
 
 
 def told(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str] | None:
     """These headers by their names in lower case, several of one name joined; None when there are none."""
     found: dict[str, str] = {}
     for name, value in headers:
-        if is_told(name) and b"_" not in name:
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        if key := _TOLD[name]:
+            text = value.decode("latin-1").strip(" \t")
             found[key] = f"{found[key]}, {text}" if key in found else text
     return found or None
 
@@ -96,7 +111,7 @@ class Trust:
         return any(one in network for network in self._networks for one in (address, mapped) if one is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Origin:
     """Where a request comes from, as far as proxies say. What they do not say is None.
 
@@ -128,6 +143,7 @@ def origin(told: Mapping[str, str], trust: Trust, written: frozenset[str] = ALL)
     return _from_forwarded(said[FORWARDED], trust)
 
 
+@lru_cache(maxsize=4096)
 def node(text: str) -> tuple[str, int | None] | None:
     """Address and port of ``1.2.3.4``, ``1.2.3.4:80``, ``::1``, ``[::1]`` or ``[::1]:80``; None for all else."""
     match = _NODE.fullmatch(text)

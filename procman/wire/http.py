@@ -252,11 +252,9 @@ class RequestParser:
             fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
         if self._fed > self._limits.head or len(headers) > self._limits.headers:
             self._check_size(request)
-        if len(fields) != len(headers):
+        aside = _set_aside(request) if "" in fields else 0
+        if len(fields) + aside != len(headers):
             self._join_repeated(request)
-        if "" in fields:
-            del fields[""]
-            request.told = told(headers)
         if not self._llhttp.should_keep_alive() or request.version == "HTTP/1.0":  # type: ignore[union-attr]
             request.keep_alive = self._is_kept(request)
         self._apply_rules(request)
@@ -338,7 +336,9 @@ class RequestParser:
         fields.clear()
         for name, value in request.headers:
             key, text = KEYS[name], value.decode("latin-1").rstrip(" \t")
-            if key not in fields or not key:
+            if not key:
+                continue
+            if key not in fields:
                 fields[key] = text
             elif key in _NEVER_REPEATED:
                 self._refuse(_NEVER_REPEATED[key], 417 if key == "HTTP_EXPECT" else 400)
@@ -440,6 +440,13 @@ class RequestParser:
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits
+
+
+def _set_aside(request: Request) -> int:
+    """Take out what is no field of an environ, and keep of it what proxies tell; how many headers that were."""
+    del request.fields[""]
+    request.told = told(request.headers)
+    return sum(not KEYS[name] for name, _ in request.headers)
 
 
 def _kept(fields: dict[str, str]) -> bool:

@@ -9,6 +9,7 @@ down to what is believed of them. From everybody else there are none.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from procman.wire.forwarded import ALL, REAL_IP, Trust, origin
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.http")
 
+_MOST_REMEMBERED = 1024
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -29,15 +31,19 @@ class Proxies:
         self.trust = Trust(work.trusted_proxies)
         self._written = frozenset(work.proxy_headers)
         self._warned = False
+        self._known: dict[tuple[str, ...], Origin] = {}
 
     def tell(self, environ: dict[str, Any], told: dict[str, str], peer: str) -> None:
         """Let the environ say what proxies tell; raises BadRequest when a trusted one can't be understood."""
         if peer not in self.trust:
             self._warn(told, peer)
             return
-        found = origin(told, self.trust, self._written)
-        for name, value in (*((name, told[name]) for name in told if name not in ALL), *found.headers):
-            environ["HTTP_" + name.upper().replace("-", "_")] = value
+        found = self._origin(told)
+        for name, value in found.headers:
+            environ[_key(name)] = value
+        for name in told:
+            if name not in ALL:
+                environ[_key(name)] = told[name]
         if found.address is not None:
             environ["REMOTE_ADDR"] = found.address
             environ.pop("REMOTE_PORT", None)
@@ -47,10 +53,26 @@ class Proxies:
                 environ["HTTP_X_REAL_IP"] = found.address
         _set_server(environ, found)
 
+    def _origin(self, told: dict[str, str]) -> Origin:
+        # A client has many requests, and its proxies tell the same of all of them.
+        key = (*told, *told.values())
+        found = self._known.get(key)
+        if found is None:
+            found = origin(told, self.trust, self._written)
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
     def _warn(self, told: dict[str, str], peer: str) -> None:
         if not self._warned:
             self._warned = True  # once per worker: whoever sends it can do so all day
             log.warning("%s from %s is not believed: not one of trusted_proxies", next(iter(told)), peer or "unix")
+
+
+@lru_cache(maxsize=128)
+def _key(name: str) -> str:
+    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def _set_server(environ: dict[str, Any], found: Origin) -> None:
@@ -80,6 +102,7 @@ def set_scheme(environ: dict[str, Any], scheme: str) -> None:
         environ.pop("HTTPS", None)
 
 
+@lru_cache(maxsize=256)
 def _split(host: str) -> tuple[str, int | None]:
     name, colon, port = host.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()):
