@@ -89,6 +89,15 @@ class Adjust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """To a job runner: the worker of this pid is about to be killed in the middle of a job; where it was."""
+
+    pid: int
+    reason: Reason
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
     """From a worker or command just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
@@ -160,5 +169,5 @@ class Caches:
     figures: tuple[CacheFigures, ...]
 
 
-ToChild = Boot | Fork | Retire | Ping | Adjust
+ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence
 FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped | Caches

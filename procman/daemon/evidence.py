@@ -6,12 +6,16 @@ import logging
 from typing import TYPE_CHECKING
 
 from procman.core import event as ev
+from procman.core import lifecycle as say
+from procman.core.spec import Kind
+from procman.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from procman.control.publisher import Publisher
     from procman.core.event import Event
+    from procman.core.reason import Reason
     from procman.daemon.children import Children
     from procman.daemon.stacks import StackDumper, Stacks
 
@@ -31,15 +35,28 @@ class Evidence:
         self._publisher = publisher
         self._emit = emit
 
-    def of_worker(self, worker_id: int) -> None:
+    def of_worker(self, worker_id: int, reason: Reason) -> None:
         """Take the stacks of a worker that is condemned, and tell the arbiter when they are there."""
 
         def taken(stacks: Stacks) -> None:
             self._publish(stacks, stacks.worker.rpartition(".")[0])
+            self._tell_runners(stacks, reason)
             self._emit(ev.WorkerDumped(worker_id, stacks.text))
 
         if (worker := self._children.workers.get(worker_id)) is not None:
             self._dumper.dump(worker, taken)
+
+    def _tell_runners(self, stacks: Stacks, reason: Reason) -> None:
+        """A job that is killed can't write into its row why; the runner does, which will find it dead."""
+        if stacks.pid is None or stacks.unit is None or not str(stacks.unit["name"]).startswith("job "):
+            return
+        evidence = say.Evidence(pid=stacks.pid, reason=reason, text=say.cut(stacks.describe()))
+        for runner in self._children.workers.values():
+            if runner.spec.kind is Kind.JOBRUNNER and runner.channel is not None:
+                try:
+                    runner.channel.send(evidence)
+                except ChannelClosed:
+                    pass  # another one will find the job, and not know why
 
     def of_template(self, pool: str, generation: int) -> None:
         """Take the stacks of a template that is of no use any more, and end it; they are what is told of its end."""

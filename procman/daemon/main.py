@@ -239,8 +239,8 @@ class Daemon:
                 self.children.interrupt(worker, reason)
             case do.Kill(worker):
                 self.children.kill(worker)
-            case do.Dump(worker):
-                self._evidence.of_worker(worker)
+            case do.Dump(worker, reason):
+                self._evidence.of_worker(worker, reason)
             case do.Ping(worker):
                 self.children.ping(worker)
             case do.Look(pool, workers):

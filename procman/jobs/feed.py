@@ -240,6 +240,11 @@ class Feed:
             except psycopg2.errors.UniqueViolation:
                 return []
 
+    def explain(self, id: int, reason: str, text: str) -> None:  # noqa: A002
+        """Say in the row of a job that was found dead why its worker was killed."""
+        with self._asking.cursor() as cr:
+            states.explain(cr, id, reason, text)
+
     def _rows(self, statement: str, *parameters: Any) -> list[Row]:
         return [Row(*row) for row in self._query(statement, *parameters)]
 

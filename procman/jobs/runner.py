@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.jobs")
 
 MOST_EXCHANGES = 500
+MOST_EVIDENCE = 20
 # A worker needs a moment between `started` and its lock; a connection of one that died may live as long.
 SECOND_LOOK = 2.0
 _LOOK_EVERY = 1.0
@@ -78,6 +79,13 @@ class Runner:
         self._links: dict[str, _Link] = {}
         self._names_at = 0.0
         self._exchanges: dict[tuple[str, int], Exchange] = {}
+        self._evidence: dict[int, tuple[str, str]] = {}
+
+    def keep_evidence(self, pid: int, reason: str, text: str) -> None:
+        """The worker of this pid is about to be killed: why, and its stacks, for the row of the job that it is in."""
+        while len(self._evidence) >= MOST_EVIDENCE:
+            del self._evidence[next(iter(self._evidence))]
+        self._evidence[pid] = reason, text
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -263,6 +271,9 @@ class Runner:
                 job.retry,
                 job.state,
             )
+            if job.worker_pid in self._evidence:
+                reason, text = self._evidence.pop(job.worker_pid)
+                link.feed.explain(job.id, reason, text)
             link.feed.look_at([job.id])
 
     # -- starting jobs, and what becomes of them -------------------------------------------------------------

@@ -123,6 +123,12 @@ RETURNING job.id, job.uuid::text, job.state, job.retry, dead_worker, dead_pid
 """
 
 
+_EXPLAIN = """
+UPDATE procman.job SET exc_message = exc_message || ': ' || %s, exc_info = %s
+WHERE id = %s AND exc_name = 'JobFoundDead' AND exc_info IS NULL
+"""
+
+
 def start(cr: Any, uuid: str, worker: str, pid: int) -> Attempt | None:
     """enqueued → started; None when the job is not enqueued, as when somebody else was faster."""
     cr.execute(_START, (worker, pid, uuid))
@@ -170,6 +176,11 @@ def rescue(cr: Any, attempts: Sequence[tuple[int, datetime]]) -> list[Rescued]:
     """started → pending (or failed, after too many tries) for those of these tries that nobody works on."""
     cr.execute(_RESCUE, ([each[0] for each in attempts], [each[1] for each in attempts]))
     return [Rescued(*row) for row in cr.fetchall()]
+
+
+def explain(cr: Any, id: int, reason: str, text: str) -> None:  # noqa: A002
+    """Say of a job that was found dead why its worker was killed, unless it is being tried again already."""
+    cr.execute(_EXPLAIN, (reason, text.replace("\0", "?"), id))
 
 
 def _names(attempt: Attempt) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from procman.core.lifecycle import (
     CacheFigures,
     Caches,
     Dumped,
+    Evidence,
     Failed,
     Ping,
     Ready,
@@ -110,6 +111,7 @@ class Child:
         # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
         self.abort_current: Callable[[Reason], None] = self._abort
         # Such a loop is told when other limits apply.
+        self.on_evidence: Callable[[Evidence], None] = lambda evidence: None  # for a job runner
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
         self._unlooked = 0.0  # seconds in units since the last look at memory
@@ -224,11 +226,17 @@ class Child:
             message, fds = received
             for fd in fds:
                 os.close(fd)
-            if isinstance(message, Retire):
-                self.retire(message.reason)
-            elif isinstance(message, Adjust):
-                self.adjust(message.limits)
-            elif isinstance(message, Ping):
+            self._heed(message)
+
+    def _heed(self, message: object) -> None:
+        match message:
+            case Retire(reason=reason):
+                self.retire(reason)
+            case Adjust(limits=limits):
+                self.adjust(limits)
+            case Evidence():
+                self.on_evidence(message)
+            case Ping():
                 self.record.beat()
 
     def _lost(self) -> None:

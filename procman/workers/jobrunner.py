@@ -31,6 +31,7 @@ def serve(child: Child) -> None:
     if not isinstance(work, JobrunnerWork):
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
     runner = Runner(parse(work.channels), Target(work.addresses, url=work.url))
+    child.on_evidence = lambda evidence: runner.keep_evidence(evidence.pid, evidence.reason, evidence.text)
     child.ready()
     try:
         while True:

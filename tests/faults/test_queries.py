@@ -41,9 +41,9 @@ def application(environ, start_response):
     elif path == "/own-driver":
         connection = psycopg2.connect(environ["HTTP_X_URL"])
         connection.cursor().execute(LONG)
-    elif path == "/job":
+    elif path in ("/job", "/stuck-job"):
         with procman.cursor():
-            answer = long_job.delay()
+            answer = (long_job if path == "/job" else stuck_job).delay()
         start_response("200 OK", [])
         return [str(answer).encode()]
     start_response("200 OK", [])
@@ -54,6 +54,10 @@ def long_job():
     with procman.cursor() as cr:
         cr.execute("INSERT INTO written VALUES (2)")
         cr.execute(LONG)
+
+@procman.job(retries=1)
+def stuck_job():
+    sum(iter(int, 1))
 
 @procman.cron(every="1h")
 def long_entry():
@@ -228,6 +232,18 @@ def test_the_query_of_a_job_over_its_time_is_cancelled_and_the_job_fails(daemon,
     assert "real_time" in ask(f"SELECT exc_message {row}")
     wait_for_sleepers(ask, 0, SOON)
     assert ask("SELECT count(*) FROM written") == 0
+
+
+def test_the_row_of_a_job_that_was_killed_says_why_and_where_it_was(daemon, ask):
+    status, uuid = daemon.request("GET", "/stuck-job", pool="slow")
+    assert status == 200
+    row = f"FROM procman.job WHERE uuid = '{uuid.decode()}'"
+    daemon.wait(lambda: ask(f"SELECT state {row}") == "failed", "the job to fail", timeout=60)
+    assert ask(f"SELECT exc_name {row}") == "JobFoundDead"
+    assert ask(f"SELECT exc_message {row}").endswith(": real_time")
+    text = ask(f"SELECT exc_info {row}")
+    assert f"job {uuid.decode()}" in text
+    assert "in stuck_job" in text
 
 
 def test_the_query_of_a_cron_run_over_its_time_is_cancelled_and_the_run_fails(daemon, ask):
