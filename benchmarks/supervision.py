@@ -1,9 +1,11 @@
-"""What supervision costs: replacing, starting, idling, asking.
+"""What supervision costs, beside gunicorn, uWSGI, supervisor and Circus: replacing, starting, idling, asking.
 
-    python benchmarks/supervision.py [--rounds N] [--idle S] [NAME…]
+    python benchmarks/supervision.py [--rounds N] [--idle S] [--peers DIRECTORY] [NAME…]
 
-A daemon of its own for each measure, in a temporary directory. Times are medians in milliseconds, on the machine as
-it is: run it when the machine has nothing else to do, and compare only what was measured in the same run.
+The others are installed from the package index into a virtual environment in DIRECTORY, which is kept. All contenders
+of a measure run at the same time and take turns, so that whatever else the machine does meets all of them; medians are
+printed, with their ratio to procman's, and whether procman reaches its target. Wall-clock times are those of the
+machine as it is: compare only what was measured in the same run, and believe no missed target on a busy machine.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -21,257 +22,345 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from procman.control.client import Client
-from procman.errors import ControlError
+import contenders
+from contenders import (
+    HEAVY,
+    Circus,
+    Contender,
+    Gunicorn,
+    GunicornPreload,
+    Procman,
+    ProcmanExec,
+    Supervisor,
+    Uwsgi,
+    UwsgiLazy,
+    taking_turns,
+    times_of,
+)
+from processes import cpu_seconds, directory_with, pss, tree, wakeups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# An application that takes half a second to import and 40 MiB of small objects, and tells of each fork.
-APPLICATION = """
-import os, socket, time
-
-time.sleep(0.5)
-BALLAST = [{str(n): [n, str(n)]} for n in range(95_000)]
-_socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-
-def _forked():
-    try:
-        _socket.sendto(f"{os.getpid()} {time.monotonic()}".encode(), os.environ["BENCHMARK_SOCKET"])
-    except (KeyError, OSError):
-        pass
-
-os.register_at_fork(after_in_child=_forked)
-
-def application(environ, start_response):
-    start_response("200 OK", [("Content-Length", "2")])
-    return [b"ok"]
-"""
-# No death counts as young: what is measured is the replacement, not the wait before it.
-HTTP = """
-[pools.http]
-kind = "http"
-app = "app:application"
-bind = "unix:web.sock"
-workers = {workers}
-max_restarts = 1000000
-backoff = {{ first = 0.001, most = 0.001, lived = 0.001 }}
-"""
-SLEEPERS = """
-[pools.sleeper]
-kind = "exec"
-command = ["sh", "-c", "echo > started; exec sleep 1000"]
-workers = {workers}
-start_seconds = 0
-"""
-CRASHING = """
-[pools.crashing]
-kind = "exec"
-command = ["false"]
-workers = 4
-"""
-
-Row = tuple[str, str]
+Kinds = tuple[type[Contender], ...]
 
 
-class Daemon:
-    """A procmand in a directory of its own."""
+class Table:
+    """Prints the rows of one measure."""
 
-    def __init__(self, directory: Path, configuration: str) -> None:
-        self.directory = directory
-        (directory / "app.py").write_text(APPLICATION)
-        (directory / "procman.toml").write_text(configuration)
-        self.forks = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.forks.bind(str(directory / "forks"))
-        self._log = (directory / "log").open("wb")
-        program = os.path.join(os.path.dirname(sys.executable), "procmand")
-        self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            [program, "-c", str(directory / "procman.toml")],
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, "BENCHMARK_SOCKET": str(directory / "forks")},
-        )
+    def __init__(self, title: str) -> None:
+        print(f"\n{title}", flush=True)
 
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+    def row(self, name: str, text: str) -> None:
+        print(f"  {name:<20} {text}", flush=True)
 
-    def ask(self, command: str, **properties: Any) -> dict[str, Any]:
-        """One command on a connection of its own."""
-        with Client(f"ipc://{self.directory}/var/control.sock", timeout=60) as client:
-            return dict(client.call(command, **properties))
-
-    def workers(self, pool: str) -> list[dict[str, Any]]:
-        return list(self.ask("stats")["pools"][pool]["workers"])
-
-    def wait_serving(self, pool: str, workers: int) -> None:
-        """Until that many workers are ready and nobody else is there."""
-        while True:
-            with contextlib.suppress(ControlError):
-                if (self.directory / "var/control.sock").exists():
-                    found = self.ask("stats")["pools"][pool]
-                    if found["ready"] == len(found["workers"]) == workers:
-                        return
-            time.sleep(0.02)
-
-    def get(self) -> None:
-        """One request, on a connection of its own."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(str(self.directory / "web.sock"))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            while sock.recv(4096):
-                pass
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-        self.forks.close()
-        self._log.close()
+    def compare(self, figures: dict[str, float], unit: str, targets: dict[str, float]) -> None:
+        """The figures with their ratio to procman's, the first; ``targets`` by contender, at most."""
+        own = next(iter(figures.values()))
+        for name, figure in figures.items():
+            ratio = f"{figure / own:8.2f} x" if own > 0 else ""
+            target = targets.get(name)
+            verdict = "" if target is None else f"   target ≤ {target:g} {unit}: {'yes' if figure <= target else 'NO'}"
+            self.row(name, f"{figure:10.3f} {unit} {ratio}{verdict}")
 
 
 @contextlib.contextmanager
-def daemon(configuration: str) -> Iterator[Daemon]:
-    """A daemon for one measure; nothing is left of it afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="pm", dir="/tmp"))
-    running = Daemon(directory, configuration)
-    try:
-        yield running
-    finally:
-        running.stop()
-        shutil.rmtree(directory)
+def running(
+    options: argparse.Namespace, kinds: Kinds, workers: int, *, preamble: str = "", wait: bool = True
+) -> Iterator[list[Contender]]:
+    """All of them at once, each with so many workers."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for kind in kinds:
+            directory = stack.enter_context(directory_with())
+            contender = kind(options.peers, directory, workers, preamble=preamble)
+            contender.start()
+            stack.callback(contender.stop)
+            found.append(contender)
+        if wait:
+            for contender in found:
+                contender.wait_workers()
+            time.sleep(1)
+        yield found
 
 
-# -- figures of processes ---------------------------------------------------------------------------------
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of all its threads, to the nanosecond (schedstat)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def pss(pid: int) -> float:
-    """MiB, shared pages counted by their share."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def tree(pid: int) -> list[int]:
-    """The process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in tree(int(child)))]
-
-
-def milliseconds(times: list[float]) -> str:
-    return f"{statistics.median(times) * 1000:.1f} ms"
+def medians(found: dict[str, list[float]], scale: float = 1000) -> dict[str, float]:
+    return {name: statistics.median(values) * scale for name, values in found.items()}
 
 
 # -- measures ---------------------------------------------------------------------------------------------
 
 
-def replacement(options: argparse.Namespace) -> Iterator[Row]:
-    """kill -9 of the only worker of an application that is slow to import."""
-    first, serves = [], []
-    with daemon(HTTP.format(workers=1)) as running:
-        running.wait_serving("http", 1)
-        for _ in range(options.rounds):
-            (worker,) = running.workers("http")
-            running.forks.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while running.forks.recv(100):
-                    pass
-            running.forks.setblocking(True)
-            killed = time.monotonic()
-            os.kill(worker["pid"], signal.SIGKILL)
-            running.get()  # waits in the queue of the socket, which the daemon holds
-            serves.append(time.monotonic() - killed)
-            forked = {int(pid): float(at) for pid, at in (running.forks.recv(100).split() for _ in range(2))}
-            (worker,) = running.workers("http")
-            first.append(forked[worker["pid"]] - killed)
-            running.wait_serving("http", 1)
-    yield "kill -9 → replacement's first instruction", milliseconds(first)
-    yield "kill -9 → replacement serves (40 MiB, 500 ms to import)", milliseconds(serves)
+def first_instruction(options: argparse.Namespace) -> None:
+    """kill -9 of the only worker → its replacement's first instruction."""
+    kinds = (Procman, ProcmanExec, Gunicorn, Uwsgi, Supervisor, Circus)
+    with running(options, kinds, 1) as all_of_them:
+        turns = [(one.name, lambda one=one: _replaced(one)) for one in all_of_them]
+        figures = medians(taking_turns(turns, options.rounds))
+    table = Table("kill -9 → the replacement's first instruction")
+    table.compare(figures, "ms", {"procman": 5, "procman exec": 5})
 
 
-def start(options: argparse.Namespace) -> Iterator[Row]:
-    """From the start of the program to the first instruction of the last command."""
-    times = []
-    for _ in range(max(3, options.rounds // 10)):
-        with daemon(SLEEPERS.format(workers=50)) as running:
-            fifo = running.directory / "started"
-            os.mkfifo(fifo)
-            with fifo.open("r+b", buffering=0) as started:
-                for _ in range(50):
-                    started.read(1)
-            times.append(time.monotonic() - running.started)
-    yield "start of 50 commands", milliseconds(times)
+def _replaced(contender: Contender) -> float:
+    (victim,) = contender.worker_pids()
+    contender.forget_starts()
+    killed = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    said = {contender.next_start(): time.monotonic() - killed}
+    while not (alive := [pid for pid in said if pid in contender.worker_pids()]):
+        said.setdefault(contender.next_start(), time.monotonic() - killed)
+    if contender.serves:
+        contender.get(patiently=True)
+    time.sleep(0.05)
+    return said[alive[0]]
 
 
-def idle(options: argparse.Namespace) -> Iterator[Row]:
-    """The daemon beside workers that have nothing to do."""
+def serving_again(options: argparse.Namespace) -> None:
+    """kill -9 of the only worker → its replacement serves, with an application of 40 MiB that takes 0.5 s to import."""
+    kinds = (Procman, Gunicorn, GunicornPreload, Uwsgi, UwsgiLazy)
+    with running(options, kinds, 1, preamble=HEAVY) as all_of_them:
+        turns = [(one.name, lambda one=one: _serves_again(one)) for one in all_of_them]
+        figures = medians(taking_turns(turns, max(5, options.rounds // 2)))
+    table = Table("kill -9 → the replacement serves; 40 MiB, 500 ms to import (--preload can't reload)")
+    table.compare(figures, "ms", {"procman": 8})
+
+
+def _serves_again(contender: Contender) -> float:
+    (victim,) = contender.worker_pids()
+    killed = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    contender.get(patiently=True)
+    took = time.monotonic() - killed
+    while victim in contender.worker_pids() or len(contender.worker_pids()) != 1:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return took
+
+
+def start(options: argparse.Namespace) -> None:
+    """From the start of the program to the first instruction of the last of 50 trivial workers."""
+    kinds: Kinds = (ProcmanExec, Gunicorn, Uwsgi, Supervisor, Circus)
+
+    def fifty(kind: type[Contender]) -> float:
+        with running(options, (kind,), 50, wait=False) as (one,):
+            said: set[int] = set()
+            while len(said) < 50:
+                said.add(one.next_start())
+            return time.monotonic() - one.began
+
+    turns = [(kind.name, lambda kind=kind: fifty(kind)) for kind in kinds]
+    turns.append(("bare fork and exec", bare_start))
+    figures = medians(taking_turns(turns, max(3, options.rounds // 5)))
+    Table("start of 50 trivial workers").compare(figures, "ms", {"procman exec": 200})
+
+
+def bare_start() -> float:
+    """The floor: a loop that forks and executes the same commands."""
+    reader, writer = os.pipe()
+    begun = time.monotonic()
+    pids = [
+        os.posix_spawn("/bin/sh", ["sh", "-c", "echo $$; exec sleep 100000"], os.environ,
+                       file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
+        for _ in range(50)
+    ]  # fmt: skip
+    os.close(writer)
+    said = b""
+    while said.count(b"\n") < 50:
+        said += os.read(reader, 4096)
+    took = time.monotonic() - begun
+    os.close(reader)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return took
+
+
+def idle(options: argparse.Namespace) -> None:
+    """The manager beside 10, 50 and 200 workers that have nothing to do."""
     for workers in (10, 50, 200):
-        with daemon(HTTP.format(workers=workers) + "[pools.http.limits]\ntime_real = 120\n") as running:
-            running.wait_serving("http", workers)
-            time.sleep(1)
-            before = cpu_seconds(running.pid)
+        kinds: Kinds = (Procman, ProcmanExec, Gunicorn, Uwsgi, Supervisor, Circus)
+        with running(options, kinds, workers) as all_of_them:
+            time.sleep(3)
+            before = {one.name: _spent(one) for one in all_of_them}
             time.sleep(options.idle)
-            percent = 100 * (cpu_seconds(running.pid) - before) / options.idle
-            yield f"idle with {workers} workers", f"{percent:.4f} % of a core, PSS {pss(running.pid):.1f} MiB"
+            table = Table(f"manager idle with {workers} workers, for {options.idle:g} s")
+            for one in all_of_them:
+                cpu, woken = (now - then for now, then in zip(_spent(one), before[one.name], strict=True))
+                percent, memory = 100 * cpu / options.idle, sum(pss(pid) for pid in one.manager())
+                reached = f"   target ≤ 0.01 %, 18 MiB: {'yes' if percent <= 0.01 and memory <= 18 else 'NO'}"
+                text = f"{percent:8.4f} % of a core, {woken / options.idle:6.2f} wakeups/s, PSS {memory:5.1f} MiB"
+                table.row(one.name, text + (reached if workers == 50 and isinstance(one, Procman) else ""))
 
 
-def memory(options: argparse.Namespace) -> Iterator[Row]:
-    """Eight workers that have done some work, their template, and the daemon."""
-    with daemon(HTTP.format(workers=8)) as running:
-        running.wait_serving("http", 8)
-        while min(worker["requests"] for worker in running.workers("http")) < 50:
-            for _ in range(400):
-                running.get()
-        total = sum(pss(pid) for pid in tree(running.pid))
-    yield "8 workers of a 40 MiB application, PSS of the tree", f"{total:.0f} MiB"
+def _spent(contender: Contender) -> tuple[float, int]:
+    pids = contender.manager()
+    return sum(cpu_seconds(pid) for pid in pids), sum(wakeups(pid) for pid in pids)
 
 
-def stats(options: argparse.Namespace) -> Iterator[Row]:
-    """One `stats` of 50 workers, over the socket and by the command line."""
-    with daemon(HTTP.format(workers=50)) as running:
-        running.wait_serving("http", 50)
-        over_socket, by_command = [], []
-        with Client(f"ipc://{running.directory}/var/control.sock", timeout=60) as client:
-            for _ in range(options.rounds * 4):
-                begun = time.monotonic()
-                client.call("stats")
-                over_socket.append(time.monotonic() - begun)
-        program = os.path.join(os.path.dirname(sys.executable), "procmanctl")
-        for _ in range(10):
-            begun = time.monotonic()
-            command = [program, "-c", str(running.directory / "procman.toml"), "stats"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            by_command.append(time.monotonic() - begun)
-    yield "stats of 50 workers, over the socket", milliseconds(over_socket)
-    yield "stats of 50 workers, by the command line", milliseconds(by_command)
+def memory(options: argparse.Namespace) -> None:
+    """Eight workers of an application of 40 MiB that have done some work, and all that goes with them."""
+    figures = {}
+    for kind in (Procman, Gunicorn, GunicornPreload, Uwsgi, UwsgiLazy):
+        with running(options, (kind,), 8, preamble=HEAVY) as (one,):
+            for _ in range(1600):
+                one.get()
+            figures[one.name] = sum(pss(pid) for pid in tree(one.pid))
+    Table("8 workers of a 40 MiB application after 1,600 requests, PSS of the tree").compare(
+        figures, "MiB", {"procman": 100}
+    )
 
 
-def crash_loop(options: argparse.Namespace) -> Iterator[Row]:
-    """Four commands that end at once."""
-    with daemon(CRASHING) as running:
+def stats(options: argparse.Namespace) -> None:
+    """The figures of 50 workers, over the socket and by the command line."""
+    kinds: Kinds = (Procman, Gunicorn, Uwsgi, Supervisor, Circus)
+    with running(options, kinds, 50) as all_of_them:
+        found: dict[str, list[float]] = {one.name: [] for one in all_of_them}
+        for _ in range(5):
+            for one in all_of_them:
+                found[one.name] += times_of(one, options.rounds)
+        Table("figures of 50 workers, over the socket").compare(medians(found), "ms", {"procman": 1})
+        asking = [one for one in all_of_them if one.ask_command()]
+        turns = [(one.name, lambda one=one: _command(one.ask_command())) for one in asking]
+        figures = medians(taking_turns(turns, max(5, options.rounds // 2)))
+        Table("figures of 50 workers, by the command line").compare(figures, "ms", {"procman": 80})
+
+
+def _command(command: list[str]) -> float:
+    begun = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begun
+
+
+# -- things that go wrong ---------------------------------------------------------------------------------
+
+ENDS = "echo $$ > started; exit 1"
+
+
+class ProcmanEnding(ProcmanExec):
+    pool = f'[pools.x]\nkind = "exec"\ncommand = ["sh", "-c", "{ENDS}"]\n'
+
+    def prepare(self) -> None:
+        beside = '[pools.http]\nkind = "http"\napp = "app:application"\nbind = "unix:web.sock"\n'
+        (self.directory / "procman.toml").write_text(f"{beside}{self.pool}workers = {self.workers}\n")
+
+
+class SupervisorEnding(Supervisor):
+    shell = ENDS
+
+
+class CircusEnding(Circus):
+    shell = ENDS
+
+
+class GunicornEnding(Gunicorn):
+    def prepare(self) -> None:
+        super().prepare()
+        with (self.directory / "gunicorn.conf.py").open("a") as file:
+            file.write("    os._exit(1)\n")
+
+
+class UwsgiEnding(Uwsgi):
+    def prepare(self) -> None:
+        super().prepare()
+        app = self.directory / "app.py"
+        app.write_text(app.read_text().replace("    os.close(fd)\n", "    os.close(fd)\n    os._exit(1)\n"))
+
+
+def crash_loop(options: argparse.Namespace) -> None:
+    """Four workers that exit at once: how often they are started in 20 s, and what that costs."""
+    kinds: Kinds = (ProcmanEnding, GunicornEnding, UwsgiEnding, SupervisorEnding, CircusEnding)
+    with running(options, kinds, 4, wait=False) as all_of_them:
         time.sleep(20)
-        spent = cpu_seconds(running.pid)
-        log = (running.directory / "log").read_text()
-    state = "parked" if "is parked" in log else "still trying"
-    yield "four commands that end at once, in 20 s", f"{log.count(') exited')} starts, {spent:.2f} s of CPU, {state}"
+        table = Table("four workers that exit at once, in 20 s")
+        for one in all_of_them:
+            count, alive = _count_starts(one), one.process.poll() is None
+            text = (
+                f"{count:6d} starts, {cpu_seconds(one.pid):6.2f} s of CPU" if alive else f"{count:6d} starts, has ended"
+            )
+            if isinstance(one, ProcmanEnding):
+                parked = "is parked" in (one.directory / "log").read_text()
+                one.get()  # the pool beside it
+                text += f"   target ≤ 20, parked, others serve: {'yes' if parked and count <= 20 else 'NO'}"
+            table.row(one.name, text)
+
+
+def _count_starts(contender: Contender) -> int:
+    fd = os.open(contender.directory / "started", os.O_RDONLY | os.O_NONBLOCK)
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(fd, 65536):
+            data += more
+    os.close(fd)
+    return data.count(b"\n")
+
+
+SLOW = """
+import time as _time
+def _slow(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        _time.sleep(1)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def manager_killed(options: argparse.Namespace) -> None:
+    """kill -9 of the manager while a request is in flight: the request, the orphans, the next start."""
+    table = Table("kill -9 of the manager")
+    for kind in (Procman, ProcmanExec, Gunicorn, Uwsgi, Supervisor, Circus):
+        with running(options, (kind,), 4, preamble=SLOW) as (one,):
+            workers = one.worker_pids()
+            answered = _in_flight(one) if one.serves else None
+            if answered is None:
+                os.kill(one.pid, signal.SIGKILL)
+                one.process.wait()
+            time.sleep(2.5)
+            left = [pid for pid in workers if _alive(pid)]
+            one.start()
+            time.sleep(2.5)
+            again = one.process.poll() is None
+            text = f"{len(left)} of 4 workers left after 2.5 s, {'starts again' if again else 'does not start again'}"
+            if answered is not None:
+                text += f", request in flight {'answered' if answered else 'lost'}"
+            if isinstance(one, Procman):
+                reached = "yes" if again and not left and answered is not False else "NO"
+                text += f"   target none left, answered, starts: {reached}"
+            table.row(one.name, text)
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _in_flight(contender: Contender) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(contender.directory / "web.sock"))
+        sock.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        time.sleep(0.3)
+        os.kill(contender.pid, signal.SIGKILL)
+        contender.process.wait()
+        try:
+            return b"200" in sock.recv(4096)
+        except OSError:
+            return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 class Keeper:
     """Clients that keep their connection until its end is announced."""
 
-    def __init__(self, path: Path, done: threading.Event, lost: list[OSError], times: list[float]) -> None:
-        self._path, self._done, self._lost, self._times = str(path), done, lost, times
+    def __init__(self, path: Path, done: threading.Event) -> None:
+        self._path, self._done = str(path), done
+        self.lost: list[OSError] = []
+        self.times: list[float] = []
 
     def run(self) -> None:
         """Ask until done."""
@@ -281,14 +370,15 @@ class Keeper:
             try:
                 if sock is None:
                     sock = socket.socket(socket.AF_UNIX)
+                    sock.settimeout(10)
                     sock.connect(self._path)
                 if self._ask(sock):
                     sock.close()
                     sock = None
             except OSError as error:
-                self._lost.append(error)
+                self.lost.append(error)
                 sock = None
-            self._times.append(time.monotonic() - begun)
+            self.times.append(time.monotonic() - begun)
 
     def _ask(self, sock: socket.socket) -> bool:
         """One request; whether the connection will be closed."""
@@ -299,44 +389,58 @@ class Keeper:
             if not more:
                 raise ConnectionResetError("closed without an answer")
             answer += more
-        return b"connection: close" in answer.lower()
+        # Without Content-Length's like, HTTP/1.0 servers announce the end by their version.
+        return b"connection: close" in answer.lower() or answer.startswith(b"HTTP/1.0")
 
 
-def reloads(options: argparse.Namespace) -> Iterator[Row]:
-    """Three reloads while four clients that keep their connections ask all the time."""
-    lost: list[OSError] = []
-    times: list[float] = []
-    done = threading.Event()
-    with daemon(HTTP.format(workers=2)) as running:
-        running.wait_serving("http", 2)
-        clients_of = Keeper(running.directory / "web.sock", done, lost, times)
+def reloads(options: argparse.Namespace) -> None:
+    """Three reloads while four clients that keep their connections, where they may, ask all the time."""
+    table = Table("three reloads under load")
+    for kind in (Procman, Gunicorn, Uwsgi, UwsgiLazy):
+        done = threading.Event()
+        with running(options, (kind,), 2, preamble=HEAVY) as (one,):
+            keeper = Keeper(one.directory / "web.sock", done)
+            clients = [threading.Thread(target=keeper.run) for _ in range(4)]
+            for client in clients:
+                client.start()
+            for _ in range(3):
+                one.reload()
+            done.set()
+            for client in clients:
+                client.join()
+        lost, slowest = len(keeper.lost), max(keeper.times) * 1000
+        target = f"   target 0, ≤ 50 ms: {'yes' if not lost and slowest <= 50 else 'NO'}" if kind is Procman else ""
+        table.row(kind.name, f"{lost} of {len(keeper.times)} lost, the slowest {slowest:.0f} ms{target}")
 
-        clients = [threading.Thread(target=clients_of.run) for _ in range(4)]
-        for client in clients:
-            client.start()
-        for _ in range(3):
-            running.ask("reload", name=["http"], waiting=True)
-        done.set()
-        for client in clients:
-            client.join()
-    yield "three reloads under load", f"{len(lost)} of {len(times)} lost, slowest {max(times) * 1000:.0f} ms"
 
-
-MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
-    measure.__name__: measure for measure in (replacement, start, idle, memory, stats, crash_loop, reloads)
+MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
+    measure.__name__: measure
+    for measure in (
+        first_instruction,
+        serving_again,
+        start,
+        idle,
+        memory,
+        stats,
+        crash_loop,
+        manager_killed,
+        reloads,
+    )
 }
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table for each measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(MEASURES)}")
-    parser.add_argument("--rounds", type=int, default=50, help="how often a short thing is done")
+    parser.add_argument("--rounds", type=int, default=30, help="how often a short thing is done")
     parser.add_argument("--idle", type=float, default=20.0, help="how many seconds to do nothing for")
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / f"procman-peers-{os.getuid()}")
     options = parser.parse_args()
+    options.peers = contenders.environment(options.peers.absolute())
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
     for name in options.names or MEASURES:
-        for what, figure in MEASURES[name](options):
-            print(f"{what:<58} {figure}", flush=True)
+        MEASURES[name](options)
 
 
 if __name__ == "__main__":
