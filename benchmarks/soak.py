@@ -4,8 +4,9 @@
 
 Eight clients ask without a pause, over TCP and over a unix socket, half of them on connections that they keep and half
 on a new one for each request. Meanwhile the pool is reloaded, and workers, templates, commands and the nursery are
-killed with SIGKILL. At the end the daemon's private memory and its descriptors must be what they were, and every request must
-have been answered, save those that were on a worker that was killed. The exit status is 1 if anything is not so.
+killed with SIGKILL. At the end the daemon's private memory and its descriptors must be what they were, and every
+request must have been answered, save those that were on a worker that was killed. The exit status is 1 if anything is
+not so.
 
 Which worker had a lost request is known from an earlier answer on the same connection, or because the worker had told
 that it begins with it. A request on a new connection that nobody had begun with is excused only if a worker was
