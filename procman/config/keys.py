@@ -402,6 +402,13 @@ POOL = Table(
             kinds={Kind.CRON},
         ),
         _key("bind", ListOf(ListenAddress()), "Where to listen.", of=HttpWork, field="binds", kinds=_WITH_WEB_APP),
+        _key(
+            "socket_mode",
+            Umask(),
+            "Permissions of the files of its unix sockets: who may write may connect; without, `umask` leaves them.",
+            of=HttpWork,
+            kinds=_WITH_WEB_APP,
+        ),
         _key("channels", Channels(), "Channels and their capacities.", default="root:1", kinds={Kind.JOBRUNNER}),
         _key(
             "target",

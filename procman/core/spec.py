@@ -168,6 +168,7 @@ class HttpWork:
     body_rate: int = 500
     response_buffer: int = 256 * 1024 * 1024
     max_connections: int = 4096
+    socket_mode: int | None = None
     trusted_proxies: tuple[str, ...] = ()  # addresses, networks, "unix"
     proxy_headers: tuple[str, ...] = PROXY_HEADERS
     proxy_protocol: bool = False
@@ -197,6 +198,7 @@ class LongpollingWork:
     app: str | None
     binds: tuple[Address, ...]
     poll_timeout: float = 50.0
+    socket_mode: int | None = None
 
 
 class ProbeKind(StrEnum):

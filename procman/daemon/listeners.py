@@ -7,12 +7,13 @@ waiting in its queue is reset.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from procman.core.spec import PassedSocket, TcpAddress, listening_addresses
+from procman.core.spec import HttpWork, LongpollingWork, PassedSocket, TcpAddress, UnixAddress, listening_addresses
 from procman.errors import AddressError
 from procman.unix.sockets import bind, unbind
 
@@ -39,17 +40,21 @@ class Listeners:
         daemon that was killed give theirs up as soon as they notice, which may take a moment. Not when ``unless``
         says, which is asked ever so often, that there is no point in it any more.
         """
+        specs = list(specs)
         deadline = time.monotonic() + patience
         opened: dict[Key, socket.socket] = {}
         try:
-            for key in _keys(specs):
-                if key not in self._sockets and key not in opened:
-                    opened[key] = _bind_patiently(key[1], deadline, unless)
+            for spec in specs:
+                for key in _keys([spec]):
+                    if key not in self._sockets and key not in opened:
+                        opened[key] = _bind_patiently(key[1], _mode(spec), deadline, unless)
         except AddressError:
             for key, sock in opened.items():
                 unbind(key[1], sock)
             raise
         self._sockets.update(opened)
+        for spec in specs:
+            _permit(spec)
 
     def close_unwanted(self, specs: Iterable[PoolSpec]) -> None:
         """Close what none of these pools wants."""
@@ -90,11 +95,27 @@ def _keys(specs: Iterable[PoolSpec]) -> list[Key]:
     return [_key(spec.name, address) for spec in specs for address in listening_addresses(spec)]
 
 
-def _bind_patiently(address: Address, deadline: float, unless: Callable[[], bool]) -> socket.socket:
+def _mode(spec: PoolSpec) -> int | None:
+    return spec.work.socket_mode if isinstance(spec.work, HttpWork | LongpollingWork) else None
+
+
+def _permit(spec: PoolSpec) -> None:
+    """Give the socket files the permissions that the pool wants now; those of a socket outlive its configuration."""
+    if (mode := _mode(spec)) is None:
+        return
+    for address in listening_addresses(spec):
+        if isinstance(address, UnixAddress):
+            try:
+                os.chmod(address.path, mode)
+            except OSError as error:
+                log.error("%s: the permissions can't be changed: %s", address, error.strerror)
+
+
+def _bind_patiently(address: Address, mode: int | None, deadline: float, unless: Callable[[], bool]) -> socket.socket:
     told = False
     while True:
         try:
-            return bind(address)
+            return bind(address, mode=mode)
         except AddressError as error:
             if time.monotonic() >= deadline or unless():
                 raise

@@ -26,17 +26,17 @@ _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 _LONGEST_PATH = 107  # unix(7): sun_path has 108 bytes, the last one is 0
 
 
-def bind(address: Address, backlog: int = BACKLOG) -> socket.socket:
+def bind(address: Address, backlog: int = BACKLOG, *, mode: int | None = None) -> socket.socket:
     """A socket that listens on ``address``: non-blocking, close-on-exec.
 
     Port 0 lets the kernel choose. Raises AddressError, whose text names the address, the reason and, if it can
-    be found out, the process that is in the way.
+    be found out, the process that is in the way. ``mode``: permissions of the file of a unix socket.
     """
     match address:
         case TcpAddress():
             return _bind_tcp(address, backlog)
         case UnixAddress():
-            return _bind_unix(address, backlog)
+            return _bind_unix(address, backlog, mode)
         case PassedSocket():
             return _take_passed(address, os.environ)
 
@@ -104,13 +104,19 @@ def _who_listens(port: int) -> str | None:
 # -- unix ----------------------------------------------------------------------------------------------------
 
 
-def _bind_unix(address: UnixAddress, backlog: int) -> socket.socket:
+def _bind_unix(address: UnixAddress, backlog: int, mode: int | None) -> socket.socket:
     if len(os.fsencode(address.path)) > _LONGEST_PATH:
         raise AddressError(f"cannot bind {address}: the path is longer than {_LONGEST_PATH} bytes")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _clear_the_way(address)
-        sock.bind(address.path)
+        # By the mask and not by chmod(2), which comes after the moment in which somebody could connect.
+        before = None if mode is None else os.umask(0o777 & ~mode)
+        try:
+            sock.bind(address.path)
+        finally:
+            if before is not None:
+                os.umask(before)
         sock.listen(backlog)
     except OSError as error:
         sock.close()

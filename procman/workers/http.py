@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from procman.core.reason import Reason
 from procman.core.spec import HttpWork
+from procman.unix.process import make_room
 from procman.wire.request import Request
 from procman.wire.response import CONTINUE, plain
 from procman.workers.http_access import accesses
@@ -44,6 +45,7 @@ _ACCEPT = 16  # connections at once, where no other worker could take them
 _LINGER = 2.0  # seconds for a client to read the last response before its own data gets it a reset
 _MOST_TURNED_AWAY = 128  # connections that are told so
 _LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not be written are tried again
+_OTHER_DESCRIPTORS = 256  # of the worker and its application, beside the connections
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -60,6 +62,8 @@ class HttpWorker:
             raise TypeError(f"pool {child.spec.name} is not an http pool")
         self._child = child
         self._work = child.spec.work
+        if "nofile" not in dict(child.spec.rlimits):
+            make_room(self._work.max_connections + _OTHER_DESCRIPTORS)
         proxies = Proxies(self._work)
         self._accesses = accesses(child, self._work)
         door = Door(self._work, proxies.trust, self._accesses)

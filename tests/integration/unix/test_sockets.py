@@ -228,3 +228,16 @@ def test_what_does_not_listen_is_refused(setup: str, told: str) -> None:
 )
 def test_the_names_of_passed_sockets(environ: dict[str, str], expected: list[tuple[int, str]]) -> None:
     assert passed({"LISTEN_PID": str(os.getpid()), **environ}) == expected
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_file_of_a_unix_socket_has_its_permissions_from_the_beginning(short_path: Path, mode: int) -> None:
+    address = UnixAddress(path=str(short_path / "s"))
+    before = os.umask(0o077)
+    try:
+        sock = bind(address, mode=mode)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(address.path).st_mode) == mode
+    unbind(address, sock)

@@ -121,6 +121,7 @@ VALUES = {
         "body_buffer": sizes,
         "body_rate": sizes,
         "response_buffer": sizes,
+        "socket_mode": st.integers(0, 0o777).map("{:o}".format),
         "max_connections": st.integers(1, 100000),
         "trusted_proxies": st.sampled_from(["192.0.2.1", ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]]),
         "proxy_headers": st.sampled_from(["forwarded", ["x-forwarded-for", "x-forwarded-proto"]]),
