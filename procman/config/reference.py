@@ -90,13 +90,14 @@ def _tables() -> Iterator[str]:
         yield "| key | value | default | what it is for |" + (" kinds |" if kinds else "")
         yield "|---|---|---|---|" + ("---|" if kinds else "")
         for key in table.keys:
-            cells = [f"`{key.name}`", key.type.expected, _default(key), key.doc]
-            cells += [_kinds(key)] if kinds else []
+            cells = [f"`{key.name}`", key.type.expected, default_of(key), key.doc]
+            cells += [kinds_of(key)] if kinds else []
             yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
         yield ""
 
 
-def _default(key: Key) -> str:
+def default_of(key: Key) -> str:
+    """What stands in for a key that is left out, in words."""
     if isinstance(key.default, Required):
         return "required"
     if isinstance(key.default, Computed):
@@ -106,7 +107,8 @@ def _default(key: Key) -> str:
     return "none" if key.default is None else f"`{key.type.write(key.default)}`"
 
 
-def _kinds(key: Key) -> str:
+def kinds_of(key: Key) -> str:
+    """The kinds of pools that take the key."""
     return "all" if key.kinds == KINDS else ", ".join(kind.value for kind in Kind if kind in key.kinds)
 
 
