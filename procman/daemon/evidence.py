@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from procman.core import event as ev
 from procman.core import lifecycle as say
 from procman.core.spec import Kind
+from procman.daemon.stacks import kernel_state
 from procman.errors import ChannelClosed
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Evidence:
 
         if (worker := self._children.workers.get(worker_id)) is not None:
             self._dumper.dump(worker, taken)
+
+    def of_command(self, worker_id: int) -> None:
+        """Say of a command, which has no stacks that anybody could ask for, what the kernel knows of it."""
+        worker = self._children.workers.get(worker_id)
+        if worker is not None and worker.pid is not None and worker.spec.kind in (Kind.EXEC, Kind.POSTGRES):
+            state = kernel_state(worker.pid)
+            log.warning("Worker %s (%d) before the kill: %s", worker.name, worker.pid, state)
 
     def _tell_runners(self, stacks: Stacks, reason: Reason) -> None:
         """A job that is killed can't write into its row why; the runner does, which will find it dead."""

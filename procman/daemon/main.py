@@ -238,6 +238,7 @@ class Daemon:
             case do.Interrupt(worker, reason):
                 self.children.interrupt(worker, reason)
             case do.Kill(worker):
+                self._evidence.of_command(worker)
                 self.children.kill(worker)
             case do.Dump(worker, reason):
                 self._evidence.of_worker(worker, reason)

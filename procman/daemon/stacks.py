@@ -121,10 +121,11 @@ def _from_below(worker: Process) -> tuple[str, str]:
     text = os.pread(worker.dump_fd, MOST_BYTES, 0).decode("utf-8", "replace") if worker.dump_fd is not None else ""
     if text:
         return text, "faulthandler"
-    return f"(no answer; the kernel says: {_kernel_state(worker.pid)})", "kernel"
+    return f"(no answer; the kernel says: {kernel_state(worker.pid)})", "kernel"
 
 
-def _kernel_state(pid: int | None) -> str:
+def kernel_state(pid: int | None) -> str:
+    """What the kernel says of a process that can't speak for itself."""
     try:
         state = processes.status(pid or 0).get("State", "?")
         with open(f"/proc/{pid}/wchan", encoding="ascii") as file:

@@ -112,3 +112,15 @@ def test_who_is_killed_by_hand_says_what_it_was_doing(short_path):
         log = daemon.log
         assert log.index("Stacks before the kill") < log.index("is killed: killed_by_user")
         assert "procman/workers/http.py" in log
+
+
+def test_a_command_that_is_killed_is_said_to_have_been_in_what_the_kernel_says(short_path):
+    command = '["sh", "-c", "trap : TERM; while :; do sleep 1000; done"]'
+    configuration = f'[pools.deaf]\nkind = "exec"\ncommand = {command}\nstart_seconds = 0.2\nstop_timeout = 0.5\n'
+    with Procmand(short_path, configuration) as daemon:
+        pid = daemon.worker("deaf.1")["pid"]
+        assert daemon.procmanctl("stop", "deaf").returncode == 0
+        log = daemon.log
+        said = log.index(f"Worker deaf.1 ({pid}) before the kill: state S (sleeping), waiting in ")
+        assert log.index("is killed: grace_expired") < log.index(f"Worker deaf.1 ({pid}) exited")
+        assert said < log.index(f"Worker deaf.1 ({pid}) exited")
