@@ -279,7 +279,7 @@ class PoolSpec:
     stop_signal: str = "TERM"  # exec pools only; workers that speak the channel are asked over it
     kill_timeout: float = 2.0  # from asking a unit to end to the stack dump and SIGKILL
     relaxed: float | None = None  # seconds for which signals that were read are believed
-    hang_timeout: float | None = 60.0  # without a sign of life, outside of units
+    hang_timeout: float | None = 120.0  # without a sign of life, outside of units
     backoff: Backoff = field(default_factory=Backoff)
     max_restarts: int = 5  # rounds of young deaths within restart_window before the pool is parked
     restart_window: float = 60.0

@@ -61,7 +61,11 @@ def test_a_silent_worker_is_asked_before_it_is_condemned(asked_at, beat, now, ac
 
 
 def test_idle_workers_that_answer_live_for_ever_and_cost_a_question_in_a_minute():
-    world = serving(pool("http", workers=50), pool("cron", Kind.CRON, workers=10), pool("jobs", Kind.JOBRUNNER))
+    world = serving(
+        pool("http", workers=50, hang_timeout=60.0),
+        pool("cron", Kind.CRON, workers=10, hang_timeout=60.0),
+        pool("jobs", Kind.JOBRUNNER, hang_timeout=60.0),
+    )
     world.pass_time(3600)
     assert not world.of(do.Kill)
     assert not world.of(do.Dump)
@@ -72,7 +76,7 @@ def test_idle_workers_that_answer_live_for_ever_and_cost_a_question_in_a_minute(
 
 
 def test_workers_that_fell_silent_one_after_the_other_are_asked_together_in_the_end():
-    world = serving(pool("http", workers=10))
+    world = serving(pool("http", workers=10, hang_timeout=60.0))
     for number, worker in enumerate(sorted(world.alive)):
         world.beats[worker] = world.now + number
     world.pass_time(1000)
@@ -113,8 +117,8 @@ def test_a_worker_in_a_unit_is_not_asked_however_long_it_takes():
 @pytest.mark.parametrize(
     "spec",
     [
-        PoolSpec(name="poll", kind=Kind.LONGPOLLING, work=LongpollingWork(app=None, binds=())),
-        PoolSpec(name="http", kind=Kind.HTTP, work=HttpWork(app="a:b", binds=(), threads=4)),
+        PoolSpec(name="poll", kind=Kind.LONGPOLLING, work=LongpollingWork(app=None, binds=()), hang_timeout=60.0),
+        PoolSpec(name="http", kind=Kind.HTTP, work=HttpWork(app="a:b", binds=(), threads=4), hang_timeout=60.0),
     ],
 )
 def test_a_loop_that_goes_on_besides_the_units_has_to_answer_in_them_too(spec):
