@@ -423,6 +423,18 @@ def operations(settings: Settings) -> None:
 
 @main.command()
 @click.pass_obj
+def upgrade(settings: Settings) -> None:
+    """Have the daemon execute itself anew, in place, as it is installed now: new code, perhaps a new interpreter.
+
+    Every worker, connection, socket and counter is kept. The new version is tried beside the running one first; if it
+    can't take over, nothing has happened, the exit code is 1 and what it said is printed. Workers go on with the code
+    they have; `reload` replaces them.
+    """
+    _operate(settings, "upgrade", lambda _: "upgraded")
+
+
+@main.command()
+@click.pass_obj
 def shutdown(settings: Settings) -> None:
     """Stop every pool, then the daemon."""
     with settings.client(OPERATION) as client:

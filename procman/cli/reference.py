@@ -62,7 +62,11 @@ def _program(name: str, command: click.Command) -> Iterator[str]:
 def _command(command: click.Command, context: click.Context, shared: Container[str] = ()) -> Iterator[str]:
     yield f"    {context.command_path} {' '.join(command.collect_usage_pieces(context))}\n"
     yield inspect.cleandoc(command.help or "") + "\n"
-    options = [option for option in command.params if isinstance(option, click.Option) and option.opts[0] not in shared]
+    options = [
+        option
+        for option in command.params
+        if isinstance(option, click.Option) and option.opts[0] not in shared and not option.hidden
+    ]
     if options:
         yield "| option | |\n|---|---|"
         yield from (f"| `{_spelling(option)}` | {_cell(option.help or '')} |" for option in options)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LAST_BREATH = 100  # milliseconds
 RETRY = 100  # milliseconds
+RECONNECT = 10  # milliseconds
 
 
 class CommandFailed(ControlError):
@@ -50,13 +51,19 @@ class Client:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RECONNECT_IVL, RECONNECT)
         self._socket.set(zmq.IDENTITY, os.urandom(16).hex().encode("ascii"))
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._handshake: Handshake | None = None
+        self._lost: zmq.Socket[bytes] | None = None
         if endpoint.startswith("tcp://"):
             self._ahead = None
             self._handshake = self._secure()
+        else:
+            # A daemon that executes itself anew keeps its pid and its listening socket, and loses its connections.
+            self._lost = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._poller.register(self._lost, zmq.POLLIN)
         self._socket.connect(endpoint)
         if self._pidfd is not None:
             self._poller.register(self._pidfd, zmq.POLLIN)
@@ -81,6 +88,9 @@ class Client:
     def close(self) -> None:
         if self._handshake is not None:
             self._handshake.close()
+        if self._lost is not None:
+            self._socket.disable_monitor()
+            self._lost.close()
         self._socket.close()
         self._context.term()
         if self._pidfd is not None:
@@ -110,13 +120,26 @@ class Client:
         self, command: str, given: dict[str, Any], last: float | None, deadline: float, on_behalf_of: str = ""
     ) -> dict[str, Any]:
         identity = os.urandom(16).hex()
-        request = protocol.request(identity, command, given, last)
-        command = on_behalf_of or command
-        self._send(request, command, deadline)
+        asked = on_behalf_of or command
+        self._disconnected()  # perhaps it was, since the last call
+        self._send(protocol.request(identity, command, given, last), asked, deadline)
         while True:
-            reply = self._receive(command, deadline)
-            if reply.get("id") == identity:  # else it answers a call that was given up
+            reply = self._receive(asked, deadline)
+            if reply is None:
+                self._send(protocol.request(identity, command, given, last, again=True), asked, deadline)
+            elif reply.get("id") == identity and reply.get("errno") != Errno.UPGRADING:
                 return reply
+            # Else it answers a call that was given up, or says that the connection is about to be lost.
+
+    def _disconnected(self) -> bool:
+        """The connection was lost, since this was asked before."""
+        if self._handshake is not None:
+            return self._handshake.look()
+        lost = False
+        while self._lost is not None and self._lost.poll(0):
+            self._lost.recv_multipart()
+            lost = True
+        return lost
 
     def _send(self, request: bytes, command: str, deadline: float) -> None:
         while True:
@@ -152,10 +175,12 @@ class Client:
             time.sleep(0.05)
         raise TimedOut(f"the daemon has not ended within {self.timeout:g} s")
 
-    def _receive(self, command: str, deadline: float) -> dict[str, Any]:
+    def _receive(self, command: str, deadline: float) -> dict[str, Any] | None:
+        """The next answer; None when the connection was lost before it has come."""
         ready = dict(self._poller.poll(_milliseconds(deadline)))
-        while ready and self._handshake is not None and self._socket not in ready:
-            self._handshake.look()
+        while ready and self._socket not in ready and self._pidfd not in ready:
+            if self._disconnected():
+                return None
             ready = dict(self._poller.poll(_milliseconds(deadline)))
         if not ready:
             raise TimedOut(f"{command}: no answer within {self.timeout:g} s")

@@ -223,6 +223,12 @@ _DOING = (
         ),
         waits=True,
     ),
+    Command(
+        name="upgrade",
+        doc="Execute the daemon anew, as it is installed now, keeping every worker, socket and number.",
+        properties=(_WAITING,),
+        waits=True,
+    ),
     Command(name="shutdown", doc="Stop every pool, then the daemon.", properties=(_WAITING,), waits=True),
     Command(name="quit", doc="The same as shutdown.", properties=(_WAITING,), waits=True, means="shutdown"),
 )

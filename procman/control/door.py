@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
@@ -28,8 +29,21 @@ LOCAL = "local"  # whoever the file of an ipc socket lets in
 BACKLOG = 128
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A listening socket that survives its door: an upgrade leaves it to the next image of the daemon."""
+
+    endpoint: str
+    fd: int
+    device: int = 0
+    inode: int = 0
+
+
 class Door:
-    """A socket bound to all of ``endpoints``, which are all ``ipc://`` or all ``tcp://``. Raises AddressError."""
+    """A socket bound to all of ``endpoints``, which are all ``ipc://`` or all ``tcp://``. Raises AddressError.
+
+    Those of ``inherited`` listen already.
+    """
 
     def __init__(
         self,
@@ -39,8 +53,11 @@ class Door:
         role: Role = Role.FULL,
         group: int | None = None,
         authority: Authority | None = None,
+        inherited: Sequence[Kept] = (),
     ) -> None:
         self.socket = zmq_socket
+        self._asked = list(endpoints)
+        self._inherited = {kept.endpoint: kept for kept in inherited}
         self.endpoints: list[str] = []
         self._role = role
         self._authority = authority
@@ -57,16 +74,22 @@ class Door:
             raise
 
     def _bind_ipc(self, endpoint: str, group: int | None) -> None:
-        listener = ipc.listen(endpoint, group)
+        if (kept := self._inherited.get(endpoint)) is not None:
+            path = ipc.path_of(endpoint)
+            listener = ipc.Listener(path=path, fd=kept.fd, device=kept.device, inode=kept.inode)
+        else:
+            listener = ipc.listen(endpoint, group)
         self._listeners.append(listener)
         # ZMQ_USE_FD is for the next bind: libzmq accepts on our socket and closes it, but leaves the file alone.
-        self.socket.set(zmq.USE_FD, listener.fd)
+        # It gets a copy, because what is kept here can be left to the next image of the daemon.
+        self.socket.set(zmq.USE_FD, os.dup(listener.fd))
         self.socket.bind(f"ipc://{listener.path}")
         self.endpoints.append(f"ipc://{listener.path}")
 
     def _bind_tcp(self, endpoint: str, authority: Authority) -> None:
         authority.arm(self.socket)
-        self._listening.append(_listen_tcp(endpoint))
+        kept = self._inherited.get(endpoint)
+        self._listening.append(_listen_tcp(endpoint) if kept is None else socket.socket(fileno=kept.fd))
         host, port = self._listening[-1].getsockname()[:2]
         self.endpoints.append(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
         self._take(-1)
@@ -99,10 +122,27 @@ class Door:
         """Readable when `pending` is to be asked; edge-triggered (zmq_getsockopt(3), ZMQ_FD)."""
         return int(self.socket.get(zmq.FD))
 
+    def kept(self) -> list[Kept]:
+        """The sockets that listen, for a door that is to inherit them."""
+        files = [(one.fd, one.device, one.inode) for one in self._listeners]
+        found = files or [(one.fileno(), 0, 0) for one in self._listening]
+        return [
+            Kept(endpoint=endpoint, fd=fd, device=device, inode=inode)
+            for endpoint, (fd, device, inode) in zip(self._asked, found, strict=True)
+        ]
+
+    def detach(self, linger: float) -> None:
+        """Let go of the peers, and leave the sockets listening: they are somebody else's from now on."""
+        self._listeners.clear()
+        for listening in self._listening:
+            listening.detach()
+        self._listening.clear()
+        self.close(linger)
+
     def close(self, linger: float = 0.0) -> None:
         """Stop listening and remove the socket files. What is on its way gets ``linger`` seconds to leave."""
         for listener in self._listeners:
-            listener.unlink()
+            listener.close()
         self._listeners.clear()
         for listening in self._listening:
             listening.close()
@@ -132,17 +172,18 @@ def open_doors(
     role: Role = Role.FULL,
     group: int | None = None,
     authority: Authority | None = None,
+    inherited: Sequence[Kept] = (),
 ) -> list[Door]:
     """One door for those over ipc, one for those over tcp. Raises AddressError, also for tcp without an authority."""
     doors: list[Door] = []
     by_scheme = {tcp: [one for one in endpoints if one.startswith("tcp://") == tcp] for tcp in (False, True)}
     try:
         if by_scheme[False]:
-            doors.append(Door(make(), by_scheme[False], role=role, group=group))
+            doors.append(Door(make(), by_scheme[False], role=role, group=group, inherited=inherited))
         if by_scheme[True]:
             if authority is None:
                 raise AddressError(f"{by_scheme[True][0]}: a tcp endpoint needs CURVE keys, and there are none")
-            doors.append(Door(make(), by_scheme[True], role=role, authority=authority))
+            doors.append(Door(make(), by_scheme[True], role=role, authority=authority, inherited=inherited))
     except BaseException:
         for door in doors:
             door.close()

@@ -53,17 +53,20 @@ class Handshake:
         self._monitor: Any = socket.get_monitor_socket(events)
         poller.register(self._monitor, zmq.POLLIN)
 
-    def look(self) -> None:
-        """Take what the monitor has to tell.
+    def look(self) -> bool:
+        """Take what the monitor has to tell: True when a connection has been lost, and another one is on its way.
 
         Raises Refused when the daemon and we don't come together, NotReachable when it has gone.
         """
+        lost = False
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
             if event in FAILURES:
                 raise Refused(FAILURES[event])
             # It may have sent everybody away to ask for their keys anew; then ZeroMQ has connected again already.
             presence.probe(self._endpoint)
+            lost = True
+        return lost
 
     def close(self) -> None:
         # One after the other, or ending the context would wait for ever.

@@ -34,15 +34,19 @@ def path_of(endpoint: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A listening unix socket and which file is its own."""
+    """A listening unix socket and which file is its own. ``fd`` stays ours: ZeroMQ closes the copy that it is given.
+
+    So an upgrade can leave the socket to the next image, and who connects meanwhile waits in its queue.
+    """
 
     path: str
     fd: int
     device: int
     inode: int
 
-    def unlink(self) -> None:
-        """Remove the file, unless it has been replaced by somebody else's or is gone."""
+    def close(self) -> None:
+        """Listen no more, and remove the file, unless it has been replaced by somebody else's or is gone."""
+        os.close(self.fd)
         try:
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == (self.device, self.inode):

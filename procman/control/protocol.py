@@ -4,7 +4,9 @@ A request is ``{"id": …, "command": "stats", "properties": {…}}``; a reply r
 "error", ``time`` and, when it is an error, ``reason`` and ``errno``. That is the shape which Circus's clients speak
 (circus.commands.base), and where Circus has a command its name and its properties are Circus's. procman adds
 ``deadline``, in seconds since the epoch: a command that arrives later is not carried out, because its client has
-given up and its operator may have done something else since.
+given up and its operator may have done something else since. An upgrade of the daemon costs every connection; a client
+that has no answer yet connects anew and repeats its request with the same id and ``"again": true``, and an operation
+that has begun is joined and not begun a second time.
 
 Which commands there are is in `procman.control.commands`. This module reads no clock and no socket.
 """
@@ -40,6 +42,7 @@ class Errno(IntEnum):
     BAD_MSG_DATA = 6
     REFUSED = 100
     LATE = 101
+    UPGRADING = 102
 
 
 _TEXTUAL = (Form.TEXT, Form.TEXTS)
@@ -63,6 +66,7 @@ class Request:
     properties: Mapping[str, Any]
     deadline: float | None = None
     cast: bool = False  # Circus: no reply is wanted
+    again: bool = False  # it was sent before, on a connection that is lost: perhaps it was received, perhaps not
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +129,7 @@ def _request(identity: str | int | None, message: dict[str, Any]) -> Request:
         properties=command.adapt(properties),
         deadline=_deadline(message.get("deadline")),
         cast=message.get("msg_type") == "cast",
+        again=message.get("again") is True,
     )
 
 
@@ -257,11 +262,15 @@ def did_you_mean(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 # -- messages ---------------------------------------------------------------------------------------------
 
 
-def request(identity: str, command: str, properties: Mapping[str, Any], deadline: float | None) -> bytes:
-    """The bytes of a request."""
+def request(
+    identity: str, command: str, properties: Mapping[str, Any], deadline: float | None, *, again: bool = False
+) -> bytes:
+    """The bytes of a request; ``again``: what was sent before with this ``identity`` may or may not have come."""
     message: dict[str, Any] = {"id": identity, "command": command, "properties": dict(properties)}
     if deadline is not None:
         message["deadline"] = deadline
+    if again:
+        message["again"] = True
     return _dump(message)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from procman.control.curve import Authority
-    from procman.control.door import Door
+    from procman.control.door import Door, Kept
 
 log = logging.getLogger("procman.control")
 
@@ -47,6 +47,7 @@ class Publisher:
         group: int | None = None,
         authority: Authority | None = None,
         clock: Callable[[], float] = time.time,
+        inherited: Sequence[Kept] = (),
     ) -> None:
         self._clock = clock
         self.sequence = 0
@@ -56,7 +57,9 @@ class Publisher:
         self._own_context = context is None
         self._doors: list[Door] = []
         try:
-            self._doors = open_doors(endpoints, self._make_socket, group=group, authority=authority)
+            self._doors = open_doors(
+                endpoints, self._make_socket, group=group, authority=authority, inherited=inherited
+            )
         except BaseException:
             self.close()
             raise
@@ -132,6 +135,16 @@ class Publisher:
         topic = f"{FIGURES}{pool}" if pid is None else f"{FIGURES}{pool}.{pid}"
         self._send(topic, _dump(figures))
 
+    def go_on(self, sequence: int, recent: Sequence[str]) -> None:
+        """Count on, and remember, from where the image of the daemon before this one was (see `remembered`)."""
+        self.sequence = sequence
+        self._recent.extend(event.encode("ascii") for event in recent)
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """The last events, for `go_on`."""
+        return tuple(event.decode("ascii") for event in self._recent)
+
     @property
     def endpoint(self) -> str:
         """The first of those where to subscribe."""
@@ -157,6 +170,16 @@ class Publisher:
         """End every connection over tcp, so that each client has to prove anew that it may connect."""
         for door in self._doors:
             door.send_everybody_away()
+
+    def kept(self) -> list[Kept]:
+        """The sockets that listen, for a publisher that is to inherit them."""
+        return [kept for door in self._doors for kept in door.kept()]
+
+    def detach(self, linger: float) -> None:
+        """Let go of the subscribers, and leave the sockets listening: they are somebody else's from now on."""
+        for door in self._doors:
+            door.detach(linger)
+        self._doors.clear()
 
     def close(self, linger: float = 0.0) -> None:
         """Remove the socket files. Events on their way get ``linger`` seconds to leave."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from procman.control.curve import Authority
-    from procman.control.door import Door
+    from procman.control.door import Door, Kept
 
 log = logging.getLogger("procman.control")
 
@@ -106,14 +106,17 @@ class ControlServer:
         group: int | None = None,
         authority: Authority | None = None,
         clock: Callable[[], float] = time.time,
+        inherited: Sequence[Kept] = (),
     ) -> None:
         self._clock = clock
         self._context = context or zmq.Context(1)
         self._own_context = context is None
         self._doors: list[Door] = []
         try:
-            self._doors += open_doors(endpoints, self._make_socket, authority=authority)
-            self._doors += open_doors(read_only, self._make_socket, role=Role.READ_ONLY, group=group)
+            self._doors += open_doors(endpoints, self._make_socket, authority=authority, inherited=inherited)
+            self._doors += open_doors(
+                read_only, self._make_socket, role=Role.READ_ONLY, group=group, inherited=inherited
+            )
         except BaseException:
             self.close()
             raise
@@ -203,6 +206,16 @@ class ControlServer:
         """End every connection over tcp, so that each client has to prove anew that it may connect."""
         for door in self._doors:
             door.send_everybody_away()
+
+    def kept(self) -> list[Kept]:
+        """The sockets that listen, for a server that is to inherit them."""
+        return [kept for door in self._doors for kept in door.kept()]
+
+    def detach(self, linger: float) -> None:
+        """Let go of the peers, and leave the sockets listening: they are somebody else's from now on."""
+        for door in self._doors:
+            door.detach(linger)
+        self._doors.clear()
 
     def close(self, linger: float = 0.0) -> None:
         """Stop listening and remove the socket files. Answers on their way get ``linger`` seconds to leave."""

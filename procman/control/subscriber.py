@@ -12,7 +12,7 @@ from procman.control import presence
 from procman.errors import ControlError, NotReachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from procman.control.client import Client
     from procman.control.handshake import Handshake
@@ -37,12 +37,18 @@ class Subscription:
         self._handshake: Handshake | None = None
         self._socket.subscribe("pool.")
         self._socket.subscribe("arbiter.")
+        self._back: zmq.Socket[bytes] | None = None
         if endpoint.startswith("tcp://"):
             self._handshake = self._secure(endpoint, keys)
+        else:
+            # An upgrade of the daemon keeps its process and loses its connections; ZeroMQ makes others by itself.
+            self._back = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            self._poller.register(self._back, zmq.POLLIN)
         self._socket.connect(endpoint)
         if self._pidfd is not None:
             self._poller.register(self._pidfd, zmq.POLLIN)
         self.ended = False
+        self.settled = False  # the subscription has surely reached the daemon
 
     def _secure(self, endpoint: str, keys: str | None) -> Handshake:
         from procman.control import handshake
@@ -60,16 +66,30 @@ class Subscription:
     def __exit__(self, *exc: object) -> None:
         if self._handshake is not None:
             self._handshake.close()
+        if self._back is not None:
+            self._socket.disable_monitor()
+            self._back.close()
         self._socket.close()
         self._context.term()
         if self._pidfd is not None:
             os.close(self._pidfd)
 
     def receive(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """The next event, with its ``topic``; None after ``timeout`` seconds, or when the daemon has ``ended``."""
-        ready = dict(self._poller.poll(None if timeout is None else round(timeout * 1000)))
+        """The next event, with its ``topic``.
+
+        None when the daemon has ``ended``, when the connection is a new one, and after ``timeout`` seconds, or
+        SETTLING when it has not ``settled``.
+        """
+        most = timeout if self.settled else SETTLING if timeout is None else min(timeout, SETTLING)
+        ready = dict(self._poller.poll(None if most is None else round(most * 1000)))
+        if not ready:
+            self.settled = True
+            return None
+        if self._back is not None and self._back in ready:
+            self._back.recv_multipart()
+            self.settled = False
         if self._socket not in ready:
-            if not ready or self._still_there():
+            if self._still_there(ready):
                 return None
             if not self._socket.poll(LAST_BREATH):
                 self.ended = True
@@ -81,12 +101,13 @@ class Subscription:
         except (ValueError, TypeError) as error:
             raise ControlError(f"an event is not what it should be: {error}") from None
 
-    def _still_there(self) -> bool:
-        """Over tcp: the connection has been lost, or refused, and the daemon lives all the same."""
+    def _still_there(self, ready: Mapping[Any, int]) -> bool:
+        """The connection has been lost, or refused, and the daemon lives all the same."""
         if self._handshake is None:
-            return False
+            return self._back in ready and self._pidfd not in ready
         try:
-            self._handshake.look()
+            if self._handshake.look():
+                self.settled = False
         except NotReachable:
             return False
         return True
@@ -102,11 +123,11 @@ def follow(client: Client, last: int) -> Iterator[dict[str, Any]]:
         before = client.call("events")
         yield from before["events"][len(before["events"]) - last :] if last else ()
         seen = _Seen(before["seq"])
-        settled = False
         while not subscription.ended:
-            event = subscription.receive(None if settled else SETTLING)
-            if event is None and not settled and not subscription.ended:
-                settled = True  # what happened while the subscription was on its way did not come by itself
+            settled = subscription.settled
+            event = subscription.receive()
+            if subscription.settled and not settled:
+                # What happened while the subscription was on its way did not come by itself.
                 yield from _fetch(client, seen, None)
             elif event is not None and seen.new(event):
                 if event["seq"] > seen.number + 1:

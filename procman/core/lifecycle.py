@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from procman.core.reason import Reason
 from procman.core.spec import DatabaseSpec, Limits, PoolSpec
 
+# Of these messages, and of how a template or worker is spoken to. To be raised when processes of an earlier version
+# could misunderstand this one: after an upgrade of the daemon they are replaced then.
+PROTOCOL = 1
+
 # Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
 # socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
 MOST_TEXT = 40_000

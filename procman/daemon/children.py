@@ -70,18 +70,19 @@ class Children:
         self.spec = spec
         self._outputs = outputs
         self._confinement = confinement
-        self._errands: set[Errand] = set()
+        self.errands: set[Errand] = set()
         self.workers: dict[int, WorkerProcess] = {}
-        self._templates: dict[tuple[str, int], TemplateProcess] = {}
+        self.templates: dict[tuple[str, int], TemplateProcess] = {}
         self._loop = loop
         self._board = board
         self._listeners = listeners
         self._emit = emit
         self._free_records = list(range(board.size - 1, -1, -1))
         self._ended: list[Process] = []
+        self.others: dict[int, Callable[[], None]] = {}  # children of no pool, by pid: reaped by calling this
         self._unswept = False  # an orphan may wait to be reaped
         self.open_files = process.use_all_descriptors()
-        self._readiness = ReadinessSocket(loop, self._on_command_ready)
+        self.readiness = ReadinessSocket(loop, self._on_command_ready)
         self._trees = Trees(loop, lambda: (self._nursery.pid, *(child.pid for child in self._all())))
         self._nursery = Nursery(loop, self._order, self._not_ordered, _environment())
 
@@ -101,7 +102,7 @@ class Children:
         template = TemplateProcess(
             name=f"{effect.spec.name}@{effect.generation}", spec=effect.spec, channel=None, generation=effect.generation
         )
-        self._templates[effect.spec.name, effect.generation] = template
+        self.templates[effect.spec.name, effect.generation] = template
         try:
             with self._channel_for(template) as theirs:
                 template.dump_fd = dump_fd = os.memfd_create(f"stacks of {template.name}", os.MFD_CLOEXEC)
@@ -115,10 +116,10 @@ class Children:
 
     def template(self, pool: str, generation: int) -> TemplateProcess | None:
         """The template of that generation, while it has not ended."""
-        return self._templates.get((pool, generation))
+        return self.templates.get((pool, generation))
 
     def stop_template(self, pool: str, generation: int) -> None:
-        template = self._templates.get((pool, generation))
+        template = self.templates.get((pool, generation))
         if template is not None and template.pidfd is not None:
             # It serves nobody and has nothing to finish.
             process.send_signal(template.pidfd, signal.SIGKILL)
@@ -152,13 +153,13 @@ class Children:
 
     def run(self, errand: Errand) -> None:
         """Execute the errand's command; it tells by `on_end` how that went."""
-        self._errands.add(errand)
+        self.errands.add(errand)
         self._nursery.order(errand)
 
     @property
     def running_errands(self) -> bool:
         """Not every errand has come to its end."""
-        return bool(self._errands)
+        return bool(self.errands)
 
     def give_up(self, errand: Errand) -> None:
         """Kill the errand's command, and all of its session."""
@@ -194,7 +195,7 @@ class Children:
 
     def adjust(self, effect: Adjust) -> None:
         """Have everybody in the pool go by what is in force now."""
-        for child in (*self.workers.values(), *self._templates.values()):
+        for child in (*self.workers.values(), *self.templates.values()):
             if child.spec.name != effect.spec.name:
                 continue
             before, child.spec = child.spec, with_live_part(child.spec, effect.spec)
@@ -254,6 +255,8 @@ class Children:
                 self._on_end(child)
                 if child.pidfd is not None:
                     return
+            elif pid in self.others:
+                self.others[pid]()
             elif None in known:
                 # It may be a worker that will yet say so; who comes to be known, or to nothing, calls us again.
                 self._unswept = True
@@ -263,14 +266,53 @@ class Children:
 
     def _all(self) -> Iterator[Child]:
         yield from self.workers.values()
-        yield from self._templates.values()
-        yield from self._errands
+        yield from self.templates.values()
+        yield from self.errands
+
+    # -- an upgrade ---------------------------------------------------------------------------------------
+
+    @property
+    def unborn(self) -> bool:
+        """Somebody was asked to fork a process, and has not done so yet."""
+        return any(child.pid is None for child in self._all())
+
+    def part(self) -> None:
+        """End what the next image of the daemon starts anew."""
+        self._nursery.end()
+
+    def adopt(self, child: Child) -> None:
+        """Take over a process as it stands, from the image of the daemon before this one."""
+        match child:
+            case WorkerProcess():
+                self.workers[child.id] = child
+                if child.record is not None:
+                    self._free_records.remove(child.record)
+            case TemplateProcess():
+                self.templates[child.spec.name, child.generation] = child
+            case Errand():
+                self.errands.add(child)
+        self._listen(child)
+        if child.pidfd is not None:
+            self._loop.add_reader(child.pidfd, lambda: self._on_end(child))
+        elif child.pid is not None:
+            self._watch(child)
+        elif child.spec.kind is Kind.EXEC and not isinstance(child, TemplateProcess):
+            self._nursery.adopt(child)
+        if isinstance(child, Errand) or child.channel is not None or child.pid is None:
+            return
+        if child.spec.kind not in (Kind.EXEC, Kind.POSTGRES):
+            self._loop.call_later(LOST_PATIENCE, lambda: self._lost(child))
+
+    def adopt_readiness(self, fd: int) -> None:
+        """Hear from the commands that the image before this one has started."""
+        self.readiness.close()
+        self.readiness = ReadinessSocket(self._loop, self._on_command_ready, fd)
 
     def close(self) -> None:
         """End the templates' channels; for the very end, when no worker is left."""
-        self._readiness.close()
+        self.readiness.close()
         self._nursery.close()
-        for template in self._templates.values():
+        for template in self.templates.values():
             template.end_channel(self._loop)
 
     # -- starting -----------------------------------------------------------------------------------------
@@ -318,7 +360,7 @@ class Children:
             state_dir=self.spec.state_dir,
             arbiter=os.getpid(),
             open_files=self.open_files,
-            notify=self._readiness.address if isinstance(child.spec.work, ExecWork) and child.spec.work.notify else "",
+            notify=self.readiness.address if isinstance(child.spec.work, ExecWork) and child.spec.work.notify else "",
         )
 
     def _with_known_ports(self, spec: PoolSpec) -> PoolSpec:
@@ -329,7 +371,7 @@ class Children:
         return replace(spec, work=replace(spec.work, addresses=addresses))
 
     def _fork(self, worker: WorkerProcess, channel_fd: int, dump_fd: int) -> None:
-        template = self._templates.get((worker.spec.name, worker.generation))
+        template = self.templates.get((worker.spec.name, worker.generation))
         if template is None or template.channel is None:
             raise ChannelClosed("the template is gone")
         self._listen(worker)
@@ -413,7 +455,7 @@ class Children:
             if self.workers.get(child.id) is child:
                 log.warning("Worker %s (%s) has closed its channel and lives on", child.name, child.pid)
                 self._emit(ev.WorkerLost(child.id))
-        elif self._templates.get((child.spec.name, child.generation)) is child and child.pidfd is not None:
+        elif self.templates.get((child.spec.name, child.generation)) is child and child.pidfd is not None:
             self._emit(ev.TemplateLost(child.spec.name, child.generation))
 
     def _template_says(self, template: TemplateProcess, message: say.FromChild) -> None:
@@ -532,15 +574,15 @@ class Children:
 
     def _template_ended(self, template: TemplateProcess, status: int | None) -> None:
         template.no_more_stacks()
-        del self._templates[template.spec.name, template.generation]
+        del self.templates[template.spec.name, template.generation]
         traceback = template.traceback or f"the template ended with {describe_status(status)}"
         self._emit(ev.TemplateGone(template.spec.name, template.generation, traceback, random.random()))
 
     def _errand_ended(self, errand: Errand, status: int | None) -> None:
         self._nursery.carried_out(errand)
         errand.close_output()
-        if errand in self._errands:
-            self._errands.remove(errand)
+        if errand in self.errands:
+            self.errands.remove(errand)
             errand.on_end(status)
             if self._unswept:
                 self.reap()

@@ -5,6 +5,7 @@ Those that only read are in `procman.daemon.reading`.
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procman.core import event as ev
 from procman.core.effect import Outcome
 from procman.daemon import finding
+from procman.daemon.handover import CommandsLeft, OperationLeft
 from procman.daemon.operations import Operation, Operations
 from procman.daemon.reading import Reading
 from procman.unix import family
@@ -29,7 +31,7 @@ log = logging.getLogger("procman.arbiter")
 
 DONE = {"outcome": Outcome.DONE.value}
 
-NOT_WHILE_STOPPING = frozenset({"reload", "restart", "scale", "set", "start", "stop"})
+NOT_WHILE_STOPPING = frozenset({"reload", "restart", "scale", "set", "start", "stop", "upgrade"})
 
 
 class Commands:
@@ -51,6 +53,7 @@ class Commands:
             "signal": self._signal,
             "start": self._start,
             "stop": self._stop,
+            "upgrade": self._upgrade,
         }
 
     def handle(self, call: Call) -> None:
@@ -61,6 +64,8 @@ class Commands:
             return
         if call.command in NOT_WHILE_STOPPING and self._daemon.arbiter.stopping:
             call.refuse("the daemon is stopping")
+            return
+        if call.request.again and self._operations.join(call):
             return
         try:
             handler(call)
@@ -95,6 +100,29 @@ class Commands:
                 **({"change": effect.change.value} if effect.change else {}),
             },
         )
+
+    def leave(self) -> CommandsLeft:
+        """What there is of operations, for the next image of the daemon."""
+        return CommandsLeft(
+            last_number=self._operations.last_number,
+            operations=tuple(map(_left, self._operations.everything())),
+            kills=tuple(self._kills),
+            shutdowns=tuple(self._shutdowns),
+        )
+
+    def adopt(self, left: CommandsLeft) -> None:
+        """Go on with what the image before this one has left."""
+        self._operations.adopt(map(_found, left.operations), left.last_number)
+        self._kills, self._shutdowns = list(left.kills), list(left.shutdowns)
+
+    def send_away(self, reason: str) -> None:
+        """Tell all who wait for an operation that their connection is about to be lost."""
+        self._operations.send_away(reason)
+
+    def ended(self, operation: str, problem: str = "", traceback: str = "") -> None:
+        """The daemon's own part of an operation has ended, well unless there was a problem."""
+        failed = {"outcome": Outcome.FAILED.value, "reason": problem, "traceback": traceback}
+        self._operations.part_ended(operation, "arbiter", failed if problem else DONE)
 
     def exited(self) -> None:
         """Some worker is gone: those who wait for the end of one hear of it."""
@@ -262,6 +290,44 @@ class Commands:
 
     # -- the daemon ---------------------------------------------------------------------------------------
 
+    def _upgrade(self, call: Call) -> None:
+        problem = self._daemon.upgrade.begin(call)
+        if problem:
+            call.refuse(problem)
+
     def _shutdown(self, call: Call) -> None:
         self._shutdowns.append(self._operations.begin("shutdown", ("arbiter",), call))
         self._daemon.emit(ev.ShutdownAsked(ev.Haste.BOUNDED))
+
+
+# -- an upgrade -------------------------------------------------------------------------------------------
+
+
+def _left(operation: Operation) -> OperationLeft:
+    return OperationLeft(
+        id=operation.id,
+        command=operation.command,
+        parts=operation.parts,
+        began=operation.began,
+        deadline=operation.deadline,
+        by=operation.by,
+        ended=operation.ended,
+        ends=json.dumps(operation.ends),
+        extra=json.dumps(operation.extra),
+        asked=operation.asked,
+    )
+
+
+def _found(left: OperationLeft) -> Operation:
+    return Operation(
+        id=left.id,
+        command=left.command,
+        parts=left.parts,
+        began=left.began,
+        deadline=left.deadline,
+        by=left.by,
+        ended=left.ended,
+        ends=json.loads(left.ends),
+        extra=json.loads(left.extra),
+        asked=left.asked,
+    )

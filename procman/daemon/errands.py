@@ -71,10 +71,6 @@ class Errands:
         }
         env = tuple((name, str(value)) for name, value in told.items() if value is not None)
 
-        def done(complaint: str) -> None:
-            self._hooks.pop(effect.id, None)
-            self._emit(ev.HookEnded(effect.spec.name, effect.id, complaint, random.random()))
-
         name = f"{effect.worker or effect.spec.name}.{effect.hook}"
         seat = Seat(
             name=effect.worker or "",
@@ -83,15 +79,42 @@ class Errands:
             record=0,
             mark=f"{os.getpid()}.{effect.id}",  # no worker has the number of a hook
         )
+        done = self._hook_done(effect.spec.name, effect.id)
         running = self._run(_errand_spec(effect.spec, effect.spec.hooks.command(effect.hook), env), name, seat, done)
         if running is not None:
             self._hooks[effect.id] = running
+
+    def _hook_done(self, pool: str, number: int) -> Callable[[str], None]:
+        def done(complaint: str) -> None:
+            self._hooks.pop(number, None)
+            self._emit(ev.HookEnded(pool, number, complaint, random.random()))
+
+        return done
 
     def end_hook(self, number: int) -> None:
         running = self._hooks.pop(number, None)
         if running is not None:
             self._kill(running)
             running.finish("killed")
+
+    # -- an upgrade ---------------------------------------------------------------------------------------
+
+    def hooks(self) -> list[tuple[int, Running]]:
+        """Those that run, by number, for `adopt_hook`."""
+        return list(self._hooks.items())
+
+    def adopt_hook(self, number: int, errand: Errand, stream: Stream) -> None:
+        """Go on waiting for a hook that the image of the daemon before this one has run."""
+        running = Running(errand, stream, self._hook_done(errand.spec.name, number))
+        self._hooks[number] = running
+        errand.on_end = lambda status: self._ended(running, status)
+        self._children.adopt(errand)
+
+    def end_probes(self) -> None:
+        """Kill the probes that run: whoever waits for their answers will not be there any more."""
+        hooks = {running.errand for running in self._hooks.values()}
+        for errand in self._children.errands - hooks:
+            self._children.give_up(errand)
 
     # -- probes -------------------------------------------------------------------------------------------
 

@@ -29,6 +29,28 @@ class Herald:
         self._serving = True
         self._notifier.ready(self._status)
 
+    @property
+    def is_serving(self) -> bool:
+        """`serving` was told."""
+        return self._serving
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the next image of this daemon needs to speak to the service manager as well."""
+        return self._notifier.environment
+
+    def hand_over(self) -> None:
+        """The daemon is about to execute itself anew; from here to `taken_over` is a reload, for the manager."""
+        if self._serving and not self._stopping:
+            self._notifier.reloading(self._status)
+        self._notifier.watchdog(now=True)
+
+    def taken_over(self, *, serving: bool, stopping: bool) -> None:
+        """The end of what `hand_over` has begun, well or not."""
+        self._serving, self._stopping, self._reloading = serving, stopping, False
+        if serving and not stopping:
+            self._notifier.ready(self._status)
+
     def stopping(self) -> None:
         """The daemon is on its way out; may be said as often as one likes."""
         if not self._stopping:

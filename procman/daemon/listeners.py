@@ -56,6 +56,14 @@ class Listeners:
         for spec in specs:
             _permit(spec)
 
+    def adopt(self, pool: str, address: Address, fd: int) -> None:
+        """Take up a socket that listens already, left by the image of this daemon before this one."""
+        self._sockets[(pool, address)] = socket.socket(fileno=fd)
+
+    def descriptors(self) -> list[tuple[Key, int]]:
+        """Every socket, for `adopt`."""
+        return [(key, sock.fileno()) for key, sock in self._sockets.items()]
+
     def close_unwanted(self, specs: Iterable[PoolSpec]) -> None:
         """Close what none of these pools wants."""
         wanted = set(_keys(specs))

@@ -15,14 +15,13 @@ from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import zmq
-
 from procman import config
 from procman.config.rules import is_dashboard
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
 from procman.core.spec import Kind
+from procman.daemon import handover, takeover
 from procman.daemon.caches import CacheAsker, log_caches
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
@@ -40,19 +39,24 @@ from procman.daemon.output import Outputs
 from procman.daemon.place import Place
 from procman.daemon.reception import Reception
 from procman.daemon.stacks import StackDumper
+from procman.daemon.upgrade import Upgrade
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
+from procman.unix import image
 from procman.unix.backlog import waiting
 from procman.unix.process import become_subreaper, has_terminal, keep_descriptors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
+    from procman.control.door import Kept
     from procman.control.publisher import Publisher
     from procman.control.server import Call
     from procman.core.effect import Effect
     from procman.core.event import Event
     from procman.core.spec import DaemonSpec
+    from procman.daemon.handover import Handover, SocketLeft
 
 log = logging.getLogger("procman.arbiter")
 
@@ -99,33 +103,35 @@ SIGNALS = (
 class Daemon:
     """Everything the loop works with. `run` is its life."""
 
-    def __init__(self, spec: DaemonSpec, place: Place) -> None:
+    def __init__(self, spec: DaemonSpec, place: Place, found: Handover | None = None) -> None:
         self._confinement = Confinement()
         self.spec = spec = self._confinement.settle(spec)
-        self.arbiter = Arbiter(spec.pools)
-        self._place = place
+        self.arbiter = Arbiter(spec.pools) if found is None else found.arbiter
+        self.place = place
+        self.started = monotonic() if found is None else found.daemon.started
+        self._found = found
         self._events: deque[Event] = deque()
         self._signals: deque[int] = deque()
         self._leave: int | None = None
         self._loop = Loop()
         logs.keep_backlog(self._loop.when_writable)
-        self._herald = Herald(self._loop)
+        self.herald = Herald(self._loop)
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.most_workers for pool in spec.pools)
-        self._board = place.make_scoreboard(records)
-        self._listeners = Listeners()
-        self._outputs = Outputs(self._loop)
+        self.board = place.make_scoreboard(records) if found is None else takeover.board(found, place.scoreboard)
+        self.listeners = Listeners()
+        self.outputs = Outputs(self._loop)
         self.children = Children(
-            spec, self._loop, self._board, self._listeners, self._outputs, self._confinement, self.emit
+            spec, self._loop, self.board, self.listeners, self.outputs, self._confinement, self.emit
         )
-        self._errands = Errands(self._loop, self.children, self._outputs, self.emit)
-        self._gauge = Gauge(self.children, self._board)
-        self.figures = Figures(self.children, self._board, monotonic(), self._backlog)
+        self.errands = Errands(self._loop, self.children, self.outputs, self.emit)
+        self._gauge = Gauge(self.children, self.board)
+        self.figures = Figures(self.children, self.board, self.started, self._backlog)
         self.caches = CacheAsker(self._loop, self.children)
-        self.dumper = StackDumper(self._loop, self.children, self._board)
-        self._evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
+        self.dumper = StackDumper(self._loop, self.children, self.board)
+        self.evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)
+        self.upgrade = Upgrade(self, self._loop)
         self._circus_top = CircusTop(self, self._loop)
-        self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -135,14 +141,15 @@ class Daemon:
         keep_descriptors()
         self.children.prepare()
         try:
-            self._catch_signals()
-            self._listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
-            self._reception = Reception(self.spec, self._loop, self._zmq)
-            log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
-            self.emit(ev.Begin())
+            if self._found is None:
+                self._catch_signals()
+                self.listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
+                self.reception = Reception(self.spec, self._loop)
+                log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
+                self.emit(ev.Begin())
             while self._leave is None:
                 self._turn()
-            for call in self._reception.receive():  # what came in the last turn
+            for call in self.reception.receive():  # what came in the last turn
                 self.commands.handle(call)
             self.commands.leaving()
             log.info("procmand %d leaves with status %d", os.getpid(), self._leave)
@@ -150,37 +157,53 @@ class Daemon:
         finally:
             self._close()
 
+    def take_over(self, found: Handover) -> None:
+        """Go on where the image of this daemon before this one was. Whatever this raises, nothing is lost yet."""
+        self._catch_signals()
+        takeover.adopt_processes(self, found)
+        self.commands.adopt(found.daemon.commands)
+        self.connect(found.daemon.control, found.daemon.sequence, found.daemon.events)
+        self._signals.extend(found.daemon.signals)
+        takeover.go_on(self, found)
+        image.let_signals_through()
+
+    def connect(self, inherited: Sequence[Kept], sequence: int, events: Sequence[str]) -> None:
+        """Be there again for clients, with these sockets, and with events from this number on."""
+        self.reception = Reception(self.spec, self._loop, inherited)
+        self.publisher.go_on(sequence, events)
+
     def _turn(self) -> None:
-        self._work_off_events()
+        self.work_off_events()
         if self._leave is not None:
             return
+        if self.upgrade.due:
+            self.upgrade.hand_over()
         deadline = self.arbiter.deadline()
-        self._loop.turn(0.0 if self._reception.pending() or self._signals else deadline)
-        for call in self._reception.receive():
+        self._loop.turn(0.0 if self.reception.pending() or self._signals else deadline)
+        for call in self.reception.receive():
             self.commands.handle(call)
         self._circus_top.attend()
         while self._signals:
             self._on_signal(self._signals.popleft())
         if deadline is not None and monotonic() >= deadline:
             self.emit(ev.Tick())
-        self._herald.after_turn()
+        self.herald.after_turn()
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
-        self._listeners.close_unwanted(())
+        self.listeners.close_unwanted(())
         self._end_errands()
         self.children.close()
-        self._outputs.close()
-        if hasattr(self, "_reception"):
-            self._reception.close(SHUTDOWN_LINGER)
-        self._zmq.term()
-        self._herald.close()
+        self.outputs.close()
+        if hasattr(self, "reception"):
+            self.reception.close(SHUTDOWN_LINGER)
+        self.herald.close()
         logs.keep_backlog(None)
         self._loop.close()
 
     def _end_errands(self) -> None:
         """Probes of workers that are gone; nothing of them, and of what they have started, is to be left."""
-        self._errands.close()
+        self.errands.close()
         deadline = monotonic() + ERRANDS_PATIENCE
         while self.children.running_errands and monotonic() < deadline:
             self._loop.turn(deadline)
@@ -188,30 +211,31 @@ class Daemon:
     @property
     def publisher(self) -> Publisher:
         """Where events go."""
-        return self._reception.publisher
+        return self.reception.publisher
 
     def emit(self, event: Event) -> None:
         """Something has happened: the arbiter hears of it when the callbacks of this turn are through."""
         self._events.append(event)
 
-    def _work_off_events(self) -> None:
+    def work_off_events(self) -> None:
+        """Let the arbiter decide about all that has happened, and perform what it wants done."""
         busy = bool(self._events)
         while self._events:
             for effect in self.arbiter.handle(self._events.popleft(), monotonic()):
                 self._perform(effect)
         if busy:
-            self._herald.update(self._describe(), reloading=self.commands.reloading)
+            self.herald.update(self._describe(), reloading=self.commands.reloading)
             if self.arbiter.stopping:
-                self._herald.stopping()
+                self.herald.stopping()
                 # A client is better told at once that nobody will answer than after the last pool has stopped.
-                self._listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
+                self.listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
 
     # -- effects ------------------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case do.Report():
-                self._report(effect)
+                self.report(effect)
             case do.Concluded():
                 self.commands.concluded(effect)
                 self._close_unwanted_listeners()
@@ -230,7 +254,7 @@ class Daemon:
             case do.StartTemplate():
                 self.children.start_template(effect)
             case do.StopTemplate(pool, generation, evidence):
-                (self._evidence.of_template if evidence else self.children.stop_template)(pool, generation)
+                (self.evidence.of_template if evidence else self.children.stop_template)(pool, generation)
             case do.Spawn():
                 self.children.spawn(effect)
             case do.Retire():
@@ -241,7 +265,7 @@ class Daemon:
                 self._evidence.of_command(worker)
                 self.children.kill(worker)
             case do.Dump(worker, reason):
-                self._evidence.of_worker(worker, reason)
+                self.evidence.of_worker(worker, reason)
             case do.Ping(worker):
                 self.children.ping(worker)
             case do.Look(pool, workers):
@@ -254,26 +278,27 @@ class Daemon:
             case do.Adjust():
                 self.children.adjust(effect)
             case do.Measure(pool):
-                sockets = self._listeners.sockets(self.arbiter.pools[pool].spec)
+                sockets = self.listeners.sockets(self.arbiter.pools[pool].spec)
                 self.emit(ev.Measured(pool, self._gauge.measure(effect, sockets)))
             case do.RunHook():
-                self._errands.run_hook(effect)
+                self.errands.run_hook(effect)
             case do.EndHook(number):
-                self._errands.end_hook(number)
+                self.errands.end_hook(number)
             case do.Ask(worker):
-                self._errands.ask(worker)
+                self.errands.ask(worker)
 
     def _look(self, pool: str, workers: tuple[int, ...]) -> None:
         now = monotonic()
         processes = [process for worker in workers if (process := self.children.workers.get(worker)) is not None]
         samples = [
-            (process.id, with_cpu_of_unit(process, self._board.read(process.record), now))
+            (process.id, with_cpu_of_unit(process, self.board.read(process.record), now))
             for process in processes
             if process.record is not None
         ]
         self.emit(ev.Sampled(pool, tuple(samples)))
 
-    def _report(self, report: do.Report) -> None:
+    def report(self, report: do.Report) -> None:
+        """Tell people, by the log, and programs, by an event."""
         log.log(
             LEVELS[report.level],
             "%s",
@@ -295,20 +320,20 @@ class Daemon:
     def _backlog(self, pool: str) -> int | None:
         """Connections that wait for a worker of the pool; None where nobody listens, or the kernel does not tell."""
         try:
-            sockets = self._listeners.sockets(self.arbiter.pools[pool].spec)
+            sockets = self.listeners.sockets(self.arbiter.pools[pool].spec)
             return sum(map(waiting, sockets)) if sockets else None
         except (KeyError, OSError):
             return None
 
     def _close_unwanted_listeners(self) -> None:
         """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""
-        self._listeners.close_unwanted(spec for pool in self.arbiter.pools.values() for spec in pool.specs())
+        self.listeners.close_unwanted(spec for pool in self.arbiter.pools.values() for spec in pool.specs())
 
     def _on_serving(self) -> None:
         for pool in self.spec.pools:
             for address in self.listens(pool.name):
                 log.info("Pool %s listens on %s", pool.name, address)
-        self._herald.serving()
+        self.herald.serving()
 
     def _describe(self) -> str:
         pools = self.arbiter.pools.values()
@@ -328,6 +353,10 @@ class Daemon:
     def _note_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum not in self._signals:
             self._signals.append(signum)
+
+    def pending_signals(self) -> list[int]:
+        """Those that have come and were not heeded yet."""
+        return list(self._signals)
 
     def _told_to_stop(self) -> bool:
         return signal.SIGINT in self._signals or signal.SIGTERM in self._signals
@@ -355,6 +384,8 @@ class Daemon:
                 self._drain_machine()
             case signal.SIGXCPU:
                 log.warning("SIGXCPU: the daemon has reached a limit of its own CPU time, and goes on")
+            case signal.SIGUSR2:
+                self._upgrade()
             case signal.SIGTTIN | signal.SIGTTOU:
                 self._scale_http(1 if signum == signal.SIGTTIN else -1)
             case _:
@@ -371,6 +402,11 @@ class Daemon:
         problem = self.reload_configuration(None)
         if problem:
             log.error("The configuration is wrong, nothing was changed:\n%s", problem)
+
+    def _upgrade(self) -> None:
+        problem = "the daemon is stopping" if self.arbiter.stopping else self.upgrade.begin(None)
+        if problem:
+            log.error("No upgrade: %s", problem)
 
     def _dump_all(self) -> None:
         for worker in list(self.children.workers.values()):
@@ -399,11 +435,11 @@ class Daemon:
 
     def listens(self, name: str) -> list[str]:
         """Where a pool listens."""
-        return self._listeners.describe(self.arbiter.pools[name].spec)
+        return self.listeners.describe(self.arbiter.pools[name].spec)
 
     def listening_fds(self, name: str) -> list[int]:
         """The sockets on which a pool listens."""
-        return self._listeners.fds(self.arbiter.pools[name].spec)
+        return self.listeners.fds(self.arbiter.pools[name].spec)
 
     def room_for(self, name: str) -> int:
         """How many workers a pool can have, so that a reload still finds room on the scoreboard."""
@@ -411,7 +447,7 @@ class Daemon:
             return 1  # two would get into each other's way
         others = [pool for pool in self.arbiter.pools.values() if pool.name != name]
         taken = MOST_RECORDS_PER_WORKER * sum(max(pool.target, pool.spec.most_workers) for pool in others)
-        return max(1, (self._board.size - taken) // MOST_RECORDS_PER_WORKER)
+        return max(1, (self.board.size - taken) // MOST_RECORDS_PER_WORKER)
 
     def reload_configuration(self, call: Call | None) -> str:
         """Read the file again, apply the difference and reload every pool; what is wrong with it, or nothing.
@@ -420,10 +456,10 @@ class Daemon:
         """
         # Whatever is still to be done concerns the sockets there are now; then the new ones are opened and taken over
         # in one go, or something in between would close them, because no pool wants them yet.
-        self._work_off_events()
+        self.work_off_events()
         try:
             spec = self._confinement.settle(config.read(self.spec.source, os.environ))
-            self._listeners.open(spec.pools)
+            self.listeners.open(spec.pools)
         except (ConfigurationError, AddressError) as error:
             return str(error)
         for fixed in FIXED:
@@ -431,23 +467,52 @@ class Daemon:
                 log.warning("%s has changed in %s: that takes a restart of the daemon", fixed, spec.source)
         # What needs a restart stays as it is, and is told again the next time.
         self.spec = replace(self.spec, pools=spec.pools, stop_timeout=spec.stop_timeout, auth=spec.auth)
-        self._reception.allow(spec)
+        self.reception.allow(spec)
         before = {pool.name: pool.spec for pool in self.arbiter.pools.values() if not pool.removed}
         same = before == {pool.name: pool for pool in spec.pools}
         operation = self.commands.begin("reload", tuple(pool.name for pool in spec.pools), call)
-        self._herald.update(self._describe(), reloading=True)
+        self.herald.update(self._describe(), reloading=True)
         # A file that says what it said before was not read for its own sake: there is new code.
         self.emit(ev.Configured(spec.pools, operation, unchanged=same))
-        self._work_off_events()
+        self.work_off_events()
         return ""
 
 
-def run(spec: DaemonSpec) -> int:
-    """Run the daemon with this configuration until it is told to stop; the exit status for the process."""
+def run(spec: DaemonSpec, sockets: Sequence[SocketLeft] = ()) -> int:
+    """Run the daemon with this configuration until it is told to stop; the exit status for the process.
+
+    ``sockets`` listen already.
+    """
     logs.configure(spec.log_format, pool="-", worker="arbiter")
     try:
         with Place(spec.state_dir) as place:
-            return Daemon(spec, place).run()
+            daemon = Daemon(spec, place)
+            for left in sockets:
+                daemon.listeners.adopt(left.pool, left.address, left.fd)
+            return daemon.run()
     except AddressError as error:
         print(f"procmand: {error}", file=sys.stderr)
         return 1
+
+
+def go_on(remains: int) -> int:
+    """Be the next image of a daemon that has left this descriptor; the exit status, as of `run`.
+
+    If that can't be done, executes itself once more, to start anew with the sockets that the one before has left.
+    """
+    environ = dict(os.environ)  # as the service manager has it; a daemon takes out what is for it alone
+    data = image.read_memory(remains)
+    try:
+        found = handover.understand(data)
+        logs.configure(found.daemon.spec.log_format, pool="-", worker="arbiter")
+        place = Place.inherited(found.daemon.spec.state_dir, found.daemon.lock)
+        daemon = Daemon(found.daemon.spec, place, found)
+        daemon.take_over(found)
+    except Exception:
+        # The boundary "upgrade": whatever is wrong with this version, the service is not to end for it.
+        log.exception("procmand %d can't go on where it was: it starts anew, with the sockets there are", os.getpid())
+        sockets = [left.fd for left in handover.sockets_of(data)]
+        image.become(image.command(), environ, remains, sockets, purpose=image.SALVAGE)
+    os.close(remains)
+    with place:
+        return daemon.run()

@@ -65,6 +65,14 @@ class Nursery:
         self._waiting.append(command)
         self._give_next()
 
+    def adopt(self, command: Command) -> None:
+        """An order that the image of the daemon before this one has given, or would have given next."""
+        if command.channel is None:
+            self.order(command)
+        else:  # if it was not carried out, its channel ends
+            self._asked.add(command)
+            self._expect_progress()
+
     def carried_out(self, command: Command) -> None:
         """It has its process, or needs none any more."""
         if command in self._asked:

@@ -6,12 +6,12 @@ own time. Whoever asked may wait for the end, or leave and come back with the id
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from procman.control.protocol import Errno
 from procman.core.effect import Outcome
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ KEPT = 100  # that have ended
 
 RUNNING = "running"
 
-NOT_OF_POOLS = frozenset({"kill", "shutdown"})
+NOT_OF_POOLS = frozenset({"kill", "shutdown", "upgrade"})
 
 
 @dataclass(eq=False)
@@ -44,6 +44,7 @@ class Operation:
     ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
+    asked: tuple[str, ...] = ()  # the id of the request that has begun it
 
     @property
     def failed(self) -> dict[str, dict[str, Any]]:
@@ -65,17 +66,19 @@ class Operations:
 
     def __init__(self, progress: Callable[[Operation, str], dict[str, Any]]) -> None:
         self._progress = progress
-        self._numbers = itertools.count(1)
+        self.last_number = 0
         self._running: dict[str, Operation] = {}
         self._ended: deque[Operation] = deque(maxlen=KEPT)
 
     def begin(self, command: str, parts: Iterable[str], call: Call | None, **extra: Any) -> str:
         """Note a new operation on these parts; its id, which is the answer to a call that does not wait."""
-        operation = Operation(f"{command}-{next(self._numbers)}", command, tuple(parts), time.time(), extra=extra)
+        self.last_number += 1
+        operation = Operation(f"{command}-{self.last_number}", command, tuple(parts), time.time(), extra=extra)
         self._running[operation.id] = operation
         if call is not None:
             operation.deadline = call.request.deadline
             operation.by = call.by
+            operation.asked = (call.request.id,) if isinstance(call.request.id, str) else ()
             if call.request.waiting:
                 operation.calls.append(call)
             else:
@@ -101,6 +104,40 @@ class Operations:
                 _answer(operation, call)
                 return
         call.fail(f"no operation {wanted!r} is under way or among the last {KEPT} that have ended")
+
+    def join(self, call: Call) -> bool:
+        """A request that has come before, on a connection that is lost: False when it has begun no operation."""
+        for operation in (*self._running.values(), *self._ended):
+            if call.request.id in operation.asked and call.by == operation.by:
+                if operation.ended is not None:
+                    _answer(operation, call)
+                elif call.request.waiting:
+                    operation.calls.append(call)
+                else:
+                    call.reply({"operation": operation.id, **operation.extra})
+                return True
+        return False
+
+    def everything(self) -> list[Operation]:
+        """Those that have ended, and those under way."""
+        return [*self._ended, *self._running.values()]
+
+    def adopt(self, operations: Iterable[Operation], last_number: int) -> None:
+        """Go on with what the image of the daemon before this one knew."""
+        self.last_number = last_number
+        for operation in operations:
+            if operation.ended is None:
+                self._running[operation.id] = operation
+            else:
+                self._ended.append(operation)
+
+    def send_away(self, reason: str) -> None:
+        """Tell all who wait that their connection is about to be lost. `procman.control.client` comes back."""
+        for operation in self._running.values():
+            calls, operation.calls = operation.calls, []
+            for call in calls:
+                text = f"{reason}; {operation.id} goes on, `wait` tells its end"
+                call.fail(text, errno=Errno.UPGRADING, fields={"operation": operation.id})
 
     def under_way(self, command: str) -> bool:
         """An operation of this command is running."""

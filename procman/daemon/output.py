@@ -28,13 +28,20 @@ class Outputs:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._streams: set[Stream] = set()
+        self.streams: set[Stream] = set()
         self._rested_until = 0.0
 
     def open(self, pool: str, worker: str) -> Stream:
         """A new pipe, whose lines are logged as those of this pool and worker. Raises OSError."""
         stream = Stream(self, pool, worker)
-        self._streams.add(stream)
+        self.streams.add(stream)
+        self.listen(stream)
+        return stream
+
+    def adopt(self, pool: str, worker: str, reader: int, rest: bytes, last: str) -> Stream:
+        """A pipe that the image of the daemon before this one has read from, and what it had not logged yet."""
+        stream = Stream(self, pool, worker, reader, rest, last)
+        self.streams.add(stream)
         self.listen(stream)
         return stream
 
@@ -54,24 +61,30 @@ class Outputs:
     def forget(self, stream: Stream) -> None:
         """The stream has ended."""
         self._loop.remove_reader(stream.reader)
-        self._streams.discard(stream)
+        self.streams.discard(stream)
 
     def close(self) -> None:
         """Log what is there, and read no more."""
-        for stream in list(self._streams):
+        for stream in list(self.streams):
             stream.finish()
 
 
 class Stream:
     """One pipe. ``writer`` is the end to be given away; ``last`` the last line that came."""
 
-    def __init__(self, outputs: Outputs, pool: str, worker: str) -> None:
-        self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(self.writer, True)
-        self.last = ""
+    def __init__(
+        self, outputs: Outputs, pool: str, worker: str, reader: int | None = None, rest: bytes = b"", last: str = ""
+    ) -> None:
+        if reader is None:
+            self.reader, self.writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(self.writer, True)
+        else:
+            self.reader, self.writer = reader, -1
+        self.pool, self.worker = pool, worker
+        self.last = last
+        self.rest = rest  # the begin of a line
         self._outputs = outputs
         self._extra = {"pool": pool, "worker": worker}
-        self._rest = b""
 
     def given(self) -> None:
         """The other end is somebody else's now, and this process has it no more."""
@@ -103,12 +116,12 @@ class Stream:
         if not data:
             self._close()
             return 0
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             self._log(line)
-        while len(self._rest) > MOST_LINE:
-            self._log(self._rest[:MOST_LINE])
-            self._rest = self._rest[MOST_LINE:]
+        while len(self.rest) > MOST_LINE:
+            self._log(self.rest[:MOST_LINE])
+            self.rest = self.rest[MOST_LINE:]
         return len(data)
 
     def _log(self, line: bytes) -> None:
@@ -120,9 +133,9 @@ class Stream:
     def _close(self) -> None:
         if self.reader < 0:
             return
-        if self._rest:
-            self._log(self._rest)
-            self._rest = b""
+        if self.rest:
+            self._log(self.rest)
+            self.rest = b""
         self._outputs.forget(self)
         self.given()
         os.close(self.reader)

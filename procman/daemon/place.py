@@ -19,15 +19,24 @@ class Place:
     def __init__(self, state_dir: str) -> None:
         self.state_dir = state_dir
         self.scoreboard = os.path.join(state_dir, "scoreboard")
+        self.lock = -1  # the descriptor that holds the lock
         self._lock_path = os.path.join(state_dir, "procmand.lock")
 
     def __enter__(self) -> Place:
         try:
             os.makedirs(self.state_dir, mode=0o700, exist_ok=True)
-            self._lock = self._take_lock()
+            if self.lock < 0:
+                self.lock = self._take_lock()
         except OSError as error:
             raise self._unusable(error) from error
         return self
+
+    @classmethod
+    def inherited(cls, state_dir: str, lock: int) -> Place:
+        """The one that the image of this process before this one has entered, and left to it with its lock."""
+        place = cls(state_dir)
+        place.lock = lock
+        return place
 
     def make_scoreboard(self, records: int) -> Scoreboard:
         """A new one, with room for so many workers. Raises AddressError."""
@@ -69,4 +78,4 @@ class Place:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
-        os.close(self._lock)
+        os.close(self.lock)

@@ -25,12 +25,15 @@ _MOST_AT_ONCE = 64  # anybody may send: whoever floods us must not keep the loop
 class ReadinessSocket:
     """Calls ``on_ready`` with the leader of the session that has said READY=1."""
 
-    def __init__(self, loop: Loop, on_ready: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, on_ready: Callable[[int], None], inherited: int | None = None) -> None:
         self._loop = loop
         self._on_ready = on_ready
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind("")  # autobind: the kernel chooses an abstract name that is free (unix(7))
+        if inherited is not None:  # commands know its name from their environment
+            self._socket = socket.socket(fileno=inherited)
+        else:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self._socket.bind("")  # autobind: the kernel chooses an abstract name that is free (unix(7))
         loop.add_reader(self._socket.fileno(), self._receive)
 
     @property
@@ -38,6 +41,9 @@ class ReadinessSocket:
         """For $NOTIFY_SOCKET."""
         name = self._socket.getsockname()
         return "@" + (name.decode() if isinstance(name, bytes) else name).removeprefix("\0")
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket.fileno())

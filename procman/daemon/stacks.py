@@ -80,6 +80,11 @@ class StackDumper:
         self._children = children
         self._board = board
 
+    @property
+    def busy(self) -> bool:
+        """Stacks that were asked for have not come yet."""
+        return any(child.on_dump for child in (*self._children.workers.values(), *self._children.templates.values()))
+
     def dump(self, worker: WorkerProcess | TemplateProcess, then: Callable[[Stacks], None]) -> None:
         """Get the stacks of a worker, or of a template, and hand them to ``then``, within PATIENCE."""
         record = worker.record if isinstance(worker, WorkerProcess) else None

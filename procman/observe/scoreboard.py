@@ -11,10 +11,15 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import zlib
 from bisect import bisect_left
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from procman.core.sample import LATENCY_BOUNDS, Sample, Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECORD_SIZE = 1024
 _WORDS = RECORD_SIZE // 8
@@ -36,6 +41,16 @@ _RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
 _LATENCIES = 72
 
 _TEXT_LENGTH = struct.Struct("<H")
+
+
+def _described(constants: Mapping[str, object]) -> list[tuple[str, object]]:
+    plain = {name: value.format if isinstance(value, struct.Struct) else value for name, value in constants.items()}
+    return sorted((name, value) for name, value in plain.items() if name.isupper())
+
+
+# What the records look like: all the constants of this module, in a number. Workers that write them in another way
+# can't be read, and are replaced after an upgrade.
+LAYOUT = zlib.crc32(repr(_described(dict(vars()))).encode())
 
 
 class Scoreboard:

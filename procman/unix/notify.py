@@ -58,13 +58,24 @@ class Notifier:
         """The daemon is on its way out."""
         self._send("STOPPING=1", *_status(status))
 
-    def watchdog(self) -> None:
-        """The daemon is alive. To be called by the loop after each full turn; says it as often as is needed."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables as they were, for the next image of this process."""
+        if self._socket is None:
+            return {}
+        address = "@" + self._address[1:] if self._address[0] == "\0" else self._address
+        if self.watchdog_seconds is None:
+            return {"NOTIFY_SOCKET": address}
+        microseconds = str(round(self.watchdog_seconds * 1e6))
+        return {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": microseconds, "WATCHDOG_PID": str(os.getpid())}
+
+    def watchdog(self, *, now: bool = False) -> None:
+        """The daemon is alive. To be called by the loop after each full turn; says it as often as is needed, or now."""
         if self.watchdog_seconds is None:
             return
-        now = monotonic()
-        if now - self._pinged >= self.watchdog_seconds / 4:
-            self._pinged = now
+        time = monotonic()
+        if now or time - self._pinged >= self.watchdog_seconds / 4:
+            self._pinged = time
             self._send("WATCHDOG=1")
 
     def close(self) -> None:

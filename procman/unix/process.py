@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -73,12 +73,10 @@ def has_terminal() -> bool:
 
 
 def spawn(module: str, channel: int, *, env: Mapping[str, str]) -> int:
-    """Execute ``python -m module`` with the channel as descriptor 3 and no input; its pid. Raises OSError.
-
-    posix_spawn(3) does not copy the arbiter's page tables, and needs no Python between fork and exec.
-    """
+    """Execute ``python -m module`` with the channel as descriptor 3 and no input; its pid. Raises OSError."""
     # -P: what is importable is the pool's business (working_dir), not the arbiter's current directory.
-    return _spawn(["-P", "-m", module, str(CHANNEL_FD)], channel, env)
+    command = [sys.executable, "-P", "-m", module, str(CHANNEL_FD)]
+    return execute(command, env=env, descriptors={CHANNEL_FD: channel})
 
 
 def spawn_bare(module: str, channel: int, *, env: Mapping[str, str]) -> int:
@@ -88,17 +86,21 @@ def spawn_bare(module: str, channel: int, *, env: Mapping[str, str]) -> int:
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     code = f"import sys; sys.path.append({home!r}); from {module} import main; main({CHANNEL_FD})"
-    return _spawn(["-P", "-S", "-c", code], channel, env)
+    return execute([sys.executable, "-P", "-S", "-c", code], env=env, descriptors={CHANNEL_FD: channel})
 
 
-def _spawn(arguments: list[str], channel: int, env: Mapping[str, str]) -> int:
+def execute(command: Sequence[str], *, env: Mapping[str, str], descriptors: Mapping[int, int]) -> int:
+    """Execute a command with no input and these descriptors (its number: ours); its pid. Raises OSError.
+
+    posix_spawn(3) does not copy the arbiter's page tables, and needs no Python between fork and exec.
+    """
     return os.posix_spawn(
-        sys.executable,
-        [sys.executable, *arguments],
+        command[0],
+        list(command),
         dict(env),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, channel, CHANNEL_FD),
+            *((os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()),
         ],
         setsigmask=(),
         # Ignored signals survive exec; Python ignores PIPE and XFSZ, and whoever started us may have ignored more.

@@ -132,11 +132,6 @@ class Supervision(RuleBasedStateMachine):
         self.shutdown_at = self.world.now
         self.world.send(ev.ShutdownAsked(haste))
 
-    @rule()
-    def upgrade(self):
-        """The daemon is executed anew: what the next image restores goes on beside what was, and both do the same."""
-        self.world.arbiter = Twins(getattr(self.world.arbiter, "first", self.world.arbiter))
-
     def prepared(self):
         """Those for whom a before_start ran: some of them never had a process."""
         return [run for run in self.world.of(do.RunHook) if run.hook is HookName.BEFORE_START]
@@ -222,6 +217,19 @@ class Supervision(RuleBasedStateMachine):
 
 Supervision.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestSupervision = Supervision.TestCase
+
+
+class Upgrades(Supervision):
+    """The same, and the daemon is executed anew now and then."""
+
+    @rule()
+    def upgrade(self):
+        """The daemon is executed anew: what the next image restores goes on beside what was, and both do the same."""
+        self.world.arbiter = Twins(getattr(self.world.arbiter, "first", self.world.arbiter))
+
+
+Upgrades.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestUpgrades = Upgrades.TestCase
 
 
 def test_a_pool_sees_nothing_of_the_others():

@@ -122,12 +122,16 @@ def test_events_that_a_slow_follower_missed_are_asked_for_and_else_said(publishe
             came.append(next(events))
             if came[-1].get("seq", 0) > 1000 and publisher.sequence == 20_000:
                 publisher.publish("last", pool="http")
-    (gap,) = [event for event in came if "missed" in event]
-    at = came.index(gap)
-    assert [event["seq"] for event in came[:at]] == list(range(3, gap["from"]))
-    assert [event["seq"] for event in came[at + 1 :]] == list(range(gap["to"] + 1, 20_002))
-    assert gap["missed"] == gap["to"] - gap["from"] + 1 > 1000
-    assert f"{gap['missed']} events were missed" in event_line(gap)
+    # Each is there or among those that are said to be missed, and ZeroMQ may have dropped them in several goes.
+    expected = 3
+    for event in came:
+        assert event.get("seq", event.get("from")) == expected
+        expected = event.get("to", expected) + 1
+    assert expected == 20_002
+    gaps = [event for event in came if "missed" in event]
+    assert all(gap["missed"] == gap["to"] - gap["from"] + 1 for gap in gaps)
+    assert sum(gap["missed"] for gap in gaps) > 1000
+    assert f"{gaps[0]['missed']} events were missed" in event_line(gaps[0])
 
 
 def test_what_happens_while_the_subscription_is_on_its_way_is_not_lost(publisher, endpoint, daemon):
