@@ -33,14 +33,17 @@ def serve(child: Child) -> None:
     runner = Runner(parse(work.channels), Target(work.addresses, url=work.url))
     child.on_evidence = lambda evidence: runner.keep_evidence(evidence.pid, evidence.reason, evidence.text)
     child.ready()
+    worked = 0.0
     try:
         while True:
             child.attend()
             if child.retiring is None:
-                child.check_limits()
+                child.check_between(worked)
             if child.retiring is not None:
                 return
+            began = monotonic()
             runner.turn()
+            worked = monotonic() - began
             child.record.beat()
             runner.wait(child.wake_fds, _seconds_left(child))
     finally:
