@@ -229,8 +229,7 @@ def _may_go_first(pool: Pool) -> bool:
     if pool.paused:
         return False
     most = 1 if pool.awaits_canary else pool.spec.reload.max_unavailable
-    served = len(pool.survey.served) + len(pool.survey.outdated)
-    return pool.target - served < most
+    return pool.target - pool.ready < most
 
 
 def _conclude_roll(pool: Pool, now: float) -> Iterator[Effect]:

@@ -328,6 +328,7 @@ class Pool:
         self.parked = None
         self.failure = ""
         self.restarts = Restarts()
+        yield from self._take_back_tokens(now)
         self.roll = Roll(previous + 1, operation, before, target_before)
         if not self.ready:
             # Nothing serves, so there is nothing to go back to: the next generation is the one in force.
@@ -360,6 +361,17 @@ class Pool:
         text = f"Pool {self.name} keeps generation {self.generation}, reload rejected: {why}"
         yield self.report("reload_rejected", text, level=Level.ERROR)
         yield Concluded(roll.operation, self.name, Outcome.FAILED, why, traceback)
+
+    def _take_back_tokens(self, now: float) -> Iterator[Effect]:
+        """A reload replaces everybody: who starts to replace one of the same generation is not needed."""
+        for worker in (
+            [one for one in self.workers.values() if one.relieved and one.live] if self.roster.relieved else ()
+        ):
+            self.roster.relieve(worker, False)
+            self.wishes.append(worker.id)
+            for other in self.roster.in_slot(worker.slot):
+                if other.coming and other.generation == worker.generation:
+                    yield from self.retire(other, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
     def _retire_starting(self, generation: int, now: float) -> Iterator[Effect]:
         """Those that do not serve yet go at once; for those that serve already, see `plan`."""
@@ -420,7 +432,7 @@ class Pool:
 
     def wish(self, worker: Worker, reason: Reason) -> Iterator[Effect]:
         """A worker has reached a soft limit and would like to be replaced."""
-        if worker.wish is None and worker.state is State.READY:
+        if worker.wish is None and worker.state is State.READY and worker.dumpable:
             worker.wish = reason
             self.wishes.append(worker.id)
             text = f"Worker {worker.label} is to be replaced: {reason}"
