@@ -21,7 +21,7 @@ the one in its place starts; they have nothing to fall back on.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -451,18 +451,18 @@ class Pool:
         details: Mapping[str, object] | None = None,
     ) -> Report:
         """A report about this pool, or about one of its workers."""
-        report = Report(
+        return Report(
             event=event,
             text=text,
             level=level,
             pool=self.name,
-            generation=self.goal,
+            worker=worker.name if worker else None,
+            slot=worker.slot if worker else None,
+            generation=worker.generation if worker else self.goal,
+            pid=worker.pid if worker else None,
             reason=reason,
             details=details or {},
         )
-        if worker is None:
-            return report
-        return replace(report, worker=worker.name, slot=worker.slot, generation=worker.generation, pid=worker.pid)
 
 
 def describe_status(status: int | None) -> str:
