@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from procman.core import effect as do
@@ -532,20 +530,6 @@ def test_a_worker_that_can_not_be_talked_to_is_replaced():
     assert world.pool("http").ready == 2
     assert world.pool("http").exits[-1].reason.value == "lost"
     assert [type(e) for e in world.effects if isinstance(e, (do.Dump, do.Kill))] == [do.Dump, do.Kill]
-
-
-def test_ten_thousand_workers_are_no_trouble():
-    started = time.perf_counter()
-    world = World(*[pool(f"p{number}", workers=100) for number in range(100)])
-    world.start()
-    world.pass_time(10)
-    for number in range(100):
-        world.kill(f"p{number}.7")
-    world.send(ev.ReloadAsked("op", tuple(f"p{number}" for number in range(0, 100, 10))))
-    assert sum(p.ready for p in world.arbiter.snapshot().pools) == 10_000
-    world.send(ev.ShutdownAsked(ev.Haste.BOUNDED))
-    assert world.left == 0
-    assert time.perf_counter() - started < 60, "a machine would have to be thirty times slower than ours"
 
 
 def test_an_essential_pool_that_parks_takes_the_daemon_down_with_status_1():
