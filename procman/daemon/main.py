@@ -262,7 +262,7 @@ class Daemon:
             case do.Interrupt(worker, reason):
                 self.children.interrupt(worker, reason)
             case do.Kill(worker):
-                self._evidence.of_command(worker)
+                self.evidence.of_command(worker)
                 self.children.kill(worker)
             case do.Dump(worker, reason):
                 self.evidence.of_worker(worker, reason)
