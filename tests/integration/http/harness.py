@@ -112,11 +112,14 @@ class Worker:
 class Service:
     """A listening socket and the workers that serve it."""
 
-    def __init__(self, directory: Path, app: str, *, unix: bool = False, **policy: Any) -> None:
+    def __init__(
+        self, directory: Path, app: str, *, unix: bool = False, bound: TcpAddress | None = None, **policy: Any
+    ) -> None:
         limits = policy.pop("limits", Limits())
         working_dir = policy.pop("working_dir", str(HERE))
         self.directory = directory
-        self.bound = UnixAddress(path=str(directory / "s")) if unix else TcpAddress(host="127.0.0.1", port=0)
+        tcp = bound or TcpAddress(host="127.0.0.1", port=0)
+        self.bound = UnixAddress(path=str(directory / "s")) if unix else tcp
         self.listener = bind(self.bound)
         self.address: Any = self.listener.getsockname()
         self.workers: list[Worker] = []
