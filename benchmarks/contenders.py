@@ -7,6 +7,7 @@ all commands start under the same conditions.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -122,9 +123,11 @@ class Contender:
     def worker_pids(self) -> list[int]:
         return [pid for pid in children(self.pid) if pid not in self.manager()]
 
-    def next_start(self) -> int:
-        """The pid of the next worker that says that it has started."""
+    def next_start(self, timeout: float | None = None) -> int | None:
+        """The pid of the next worker that says that it has started; None: none has in time."""
         while b"\n" not in self._pending:
+            if timeout is not None and not select.select([self._started], [], [], timeout)[0]:
+                return None
             self._pending += os.read(self._started, 4096)
         line, _, self._pending = self._pending.partition(b"\n")
         return int(line)

@@ -221,7 +221,9 @@ class Daemon:
         """Let the arbiter decide about all that has happened, and perform what it wants done."""
         busy = bool(self._events)
         while self._events:
-            for effect in self.arbiter.handle(self._events.popleft(), monotonic()):
+            effects = self.arbiter.handle(self._events.popleft(), monotonic())
+            # Whoever has ended is replaced first, and told of then: a log may be slow.
+            for effect in sorted(effects, key=_not_spawn):
                 self._perform(effect)
         if busy:
             self.herald.update(self._describe(), reloading=self.commands.reloading)
@@ -476,6 +478,10 @@ class Daemon:
         self.emit(ev.Configured(spec.pools, operation, unchanged=same))
         self.work_off_events()
         return ""
+
+
+def _not_spawn(effect: Effect) -> bool:
+    return not isinstance(effect, do.Spawn)
 
 
 def run(spec: DaemonSpec, sockets: Sequence[SocketLeft] = ()) -> int:

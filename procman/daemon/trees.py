@@ -79,7 +79,7 @@ class Trees:
     def _left(self, child: Process) -> list[int]:
         """The roots of what the worker has left: children of ours that are its."""
         known = set(self._known())
-        strangers = [pid for pid in family.children(os.getpid()) if pid not in known]
+        strangers = [pid for pid in family.our_children() if pid not in known]
         return [pid for pid in strangers if _is_of(child, pid)]
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 from typing import NamedTuple
 
+_MOST_BYTES = 65536
+
 
 class Kin(NamedTuple):
     """What procfs says of a process (proc(5)): its parent, the leader of its session, when it was started, in ticks."""
@@ -58,6 +60,22 @@ def children(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         pass  # it, or one of its threads, has ended meanwhile
     return found
+
+
+def our_children() -> list[int]:
+    """The pids of this process's children, orphans that it was given included; for one whose first thread alone forks.
+
+    Orphans go to the first thread that lives (find_alive_thread() in the kernel's exit.c).
+    """
+    pid = os.getpid()
+    fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while piece := os.read(fd, _MOST_BYTES):
+            text += piece
+    finally:
+        os.close(fd)
+    return [int(child) for child in text.split()]
 
 
 def descendants(pid: int) -> list[int]:
