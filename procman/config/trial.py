@@ -166,9 +166,11 @@ def _program(pool: PoolSpec, program: str, path: Path, environ: Mapping[str, str
 def _access_log(pool: PoolSpec) -> Iterator[Problem]:
     if isinstance(pool.work, HttpWork) and (path := pool.work.access_log.partition(":")[2]):
         directory = os.path.dirname(path)
+        place = ("pools", pool.name, "access_log")
         if not os.path.isdir(directory):
-            message = f"{directory} is not a directory, so {path} can't be written"
-            yield Problem(Code.NO_DIRECTORY, ("pools", pool.name, "access_log"), message)
+            yield Problem(Code.NO_DIRECTORY, place, f"{directory} is not a directory, so {path} can't be written")
+        elif os.path.isdir(path):
+            yield Problem(Code.NO_DIRECTORY, place, f"{path} is a directory; expected a file")
 
 
 def _certificates(pool: PoolSpec) -> Iterator[Problem]:

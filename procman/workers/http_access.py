@@ -58,9 +58,11 @@ class Scribe:
         self._log = log
         self._record = record
         self._cpu = 0.0
+        self._since = 0.0
 
     def begin(self) -> None:
         """A unit is about to begin."""
+        self._since = monotonic()
         self._cpu = thread_time()
 
     def end(self, request: Request, exchange: Exchange, connection: Connection) -> None:
@@ -68,7 +70,8 @@ class Scribe:
         cpu = thread_time() - self._cpu
         record = self._record
         now = time()
-        begun = now - (monotonic() - record.started)
+        has_run = record.started >= self._since  # else it was refused before its unit, and the record is of another
+        begun = now - (monotonic() - (record.started if has_run else self._since))
         arrived = getattr(connection.sock, "arrived", None)
         code = exchange.head.code if exchange.head is not None else 500
         remote, scheme, host = exchange.origin or (
@@ -91,10 +94,10 @@ class Scribe:
                 referer=request.fields.get("HTTP_REFERER"),
                 user_agent=request.fields.get("HTTP_USER_AGENT"),
                 wait=0.0 if arrived is None else max(0.0, begun - arrived),
-                real=record.ended - record.started,
+                real=record.ended - record.started if has_run else 0.0,
                 cpu=cpu,
-                queries=record.queries,
-                query_time=record.query_seconds,
+                queries=record.queries if has_run else None,
+                query_time=record.query_seconds if has_run else None,
             )
         )
 

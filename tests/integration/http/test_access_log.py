@@ -115,6 +115,16 @@ def test_what_is_no_request_is_a_line_too(short_path: Path) -> None:
         assert (found["method"], found["status"], found["remote"]) == (None, 400, "127.0.0.1")
 
 
+def test_what_was_refused_before_its_unit_has_no_figures_of_one(short_path: Path) -> None:
+    with logged(short_path, trusted_proxies=("127.0.0.1",)) as web:
+        web.start()
+        with web.connect() as client:
+            client.request("GET", "/blocks?100,100000")
+            assert client.request("GET", "/", X_Forwarded_Proto="gopher").status == 400
+        _, refused = entries(short_path / "log", 2)
+        assert (refused["status"], refused["real"], refused["queries"], refused["target"]) == (400, 0.0, None, "/")
+
+
 def test_the_client_is_whom_proxies_tell(short_path: Path) -> None:
     with logged(short_path, trusted_proxies=("127.0.0.1",)) as web:
         web.start()

@@ -200,6 +200,19 @@ def test_a_refused_upload_gets_its_answer(web: Service, authority: Authority) ->
         assert client.closed()
 
 
+def test_one_connection_too_many_is_told_so_in_tls(short_path: Path, authority: Authority) -> None:
+    files = {"certfile": str(authority.cert), "keyfile": str(authority.key)}
+    with service(short_path, max_connections=1, **files) as web:
+        web.start()
+        with TlsClient(web.address, authority.client) as first:
+            assert first.request("GET", "/").status == 200
+            with TlsClient(web.address, authority.client) as second:
+                response = second.read()
+                assert (response.status, response.headers["retry-after"]) == (503, "1")
+                assert second.closed()
+            assert first.request("GET", "/").status == 200
+
+
 def test_sessions_are_resumed_by_any_worker_of_a_template(web: Service, authority: Authority) -> None:
     context = authority.client
     context.maximum_version = ssl.TLSVersion.TLSv1_2

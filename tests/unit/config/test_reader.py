@@ -223,6 +223,22 @@ class TestJobrunner:
         http = HTTP.replace('"127.0.0.1:8069"', '["fd:http", "127.0.0.1:8069"]')
         assert reading(DATABASE + http + '[pools.jobs]\nkind = "jobrunner"\n').pool("jobs").work.addresses == (ADDRESS,)
 
+    @pytest.mark.parametrize(
+        ("more", "left"),
+        [
+            ('certfile = "c.pem"', ["unix"]),
+            ('trusted_proxies = "127.0.0.0/8"\nproxy_protocol = true', ["unix"]),
+            ('trusted_proxies = "unix"\nproxy_protocol = true', ["tcp"]),
+            ('trusted_proxies = "10.0.0.0/8"\nproxy_protocol = true', ["tcp", "unix"]),
+            ('trusted_proxies = ["127.0.0.1", "unix"]', ["tcp", "unix"]),
+        ],
+    )
+    def test_it_asks_where_plain_http_is_spoken_to_it(self, reading, directory, more, left):
+        http = HTTP.replace('bind = "127.0.0.1:8069"', 'bind = ["127.0.0.1:8069", "unix:web.sock"]') + more + "\n"
+        spec = reading(DATABASE + http + '[pools.jobs]\nkind = "jobrunner"\n')
+        known = {"tcp": ADDRESS, "unix": UnixAddress(path=f"{directory}/web.sock")}
+        assert spec.pool("jobs").work.addresses == tuple(known[one] for one in left)
+
 
 class TestDatabase:
     def test_a_server_elsewhere(self, reading):
