@@ -180,7 +180,7 @@ def _synopsis(command: click.Command, name: str) -> Iterator[str]:
 
 def _options(command: click.Command, shared: set[str] | None = None) -> Iterator[str]:
     for option in command.params:
-        if isinstance(option, click.Option) and option.opts[0] not in (shared or ()):
+        if isinstance(option, click.Option) and option.opts[0] not in (shared or ()) and not option.hidden:
             spelled = ", ".join([*option.opts, *option.secondary_opts])
             yield from _items([(spelled if option.is_flag else f"{spelled} {option.metavar or ''}", option.help or "")])
 

@@ -52,6 +52,7 @@ class Boot:
 
     ``seat`` is None for a template, which gets its seats one by one by `Fork`. ``arbiter`` is the pid of the sender
     and ``open_files`` the soft limit of open descriptors that the daemon was started with; 0 when not known.
+    ``kept``: the service manager holds the listening sockets too, so that they are not to be given up with the daemon.
     ``notify`` is the $NOTIFY_SOCKET of a command.
     """
 
@@ -63,6 +64,7 @@ class Boot:
     state_dir: str
     arbiter: int = 0
     open_files: int = 0
+    kept: bool = False
     notify: str = ""
 
 

@@ -359,6 +359,7 @@ class Children:
             log_format=self.spec.log_format,
             state_dir=self.spec.state_dir,
             arbiter=os.getpid(),
+            kept=self._listeners.kept,
             open_files=self.open_files,
             notify=self.readiness.address if isinstance(child.spec.work, ExecWork) and child.spec.work.notify else "",
         )

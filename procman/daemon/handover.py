@@ -8,6 +8,7 @@ of its own and with a copy, before the one that runs gives way to it.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from procman.core import codec, lifecycle
 from procman.core import handover as core
 from procman.core.lifecycle import Seat
 from procman.core.spec import Address, DaemonSpec, PoolSpec
+from procman.daemon.store import PREFIX
 from procman.observe import scoreboard
+from procman.unix.sockets import passed
 from procman.version import __version__
 
 if TYPE_CHECKING:
@@ -138,6 +141,8 @@ class DaemonLeft:
     operation: str = ""
     signals: tuple[int, ...] = ()
     serving: bool = False
+    stored: bool = False
+    passed: tuple[int, ...] = ()
     sequence: int = 0
     events: tuple[str, ...] = ()
     commands: CommandsLeft = field(default_factory=CommandsLeft)
@@ -165,7 +170,7 @@ class Handover:
 
 def descriptors(left: DaemonLeft) -> list[int]:
     """Every descriptor that the next image is to find open."""
-    found = [left.lock, left.board, left.readiness]
+    found = [left.lock, left.board, left.readiness, *left.passed]
     for template in left.templates:
         found += [template.channel, template.pidfd, template.dump_fd]
     for worker in left.workers:
@@ -194,6 +199,8 @@ def collect(daemon: Daemon, operation: str) -> tuple[bytes, DaemonLeft]:
         operation=operation,
         signals=tuple(daemon.pending_signals()),
         serving=daemon.herald.is_serving,
+        stored=daemon.store.active,
+        passed=tuple(fd for fd, name in passed(os.environ) if not name.startswith(PREFIX)),
         sequence=daemon.publisher.sequence,
         events=daemon.publisher.remembered,
         commands=daemon.commands.leave(),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from procman.core.spec import Address, PoolSpec
+    from procman.daemon.store import Store
 
 log = logging.getLogger("procman.arbiter")
 
@@ -28,8 +29,15 @@ Key = tuple[str, "Address"]
 
 
 class Listeners:
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
         self._sockets: dict[Key, socket.socket] = {}
+        self._store = store
+        self._stopping = False
+
+    @property
+    def kept(self) -> bool:
+        """The service manager holds the sockets too, and hands them to the next daemon."""
+        return self._store.active
 
     def open(
         self, specs: Iterable[PoolSpec], *, patience: float = 0.0, unless: Callable[[], bool] = lambda: False
@@ -47,12 +55,15 @@ class Listeners:
             for spec in specs:
                 for key in _keys([spec]):
                     if key not in self._sockets and key not in opened:
-                        opened[key] = _bind_patiently(key[1], _mode(spec), deadline, unless)
+                        opened[key] = self._store.take(*key) or _bind_patiently(key[1], _mode(spec), deadline, unless)
         except AddressError:
             for key, sock in opened.items():
                 unbind(key[1], sock)
             raise
         self._sockets.update(opened)
+        for key, sock in opened.items():
+            if not isinstance(key[1], PassedSocket):
+                self._store.keep(*key, sock)
         for spec in specs:
             _permit(spec)
 
@@ -69,10 +80,22 @@ class Listeners:
         wanted = set(_keys(specs))
         for key in [key for key in self._sockets if key not in wanted]:
             sock = self._sockets.pop(key)
+            if self._stopping and self.kept:
+                sock.close()  # it listens on, for the next daemon
+                continue
             if not isinstance(key[1], PassedSocket):
+                self._store.forget(*key)
                 # Workers that drain hold it too: without this the kernel would take connections that nobody serves.
                 sock.shutdown(socket.SHUT_RDWR)
             unbind(key[1], sock)
+
+    def stop(self) -> None:
+        """From now on sockets that the service manager keeps are left to it."""
+        self._stopping = True
+
+    def forget_rest(self) -> None:
+        """Drop what the service manager has kept for addresses that are configured no more."""
+        self._store.forget_rest()
 
     def fds(self, spec: PoolSpec) -> list[int]:
         """The descriptors for the pool's workers, in the order of its addresses."""

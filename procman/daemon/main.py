@@ -39,6 +39,7 @@ from procman.daemon.output import Outputs
 from procman.daemon.place import Place
 from procman.daemon.reception import Reception
 from procman.daemon.stacks import StackDumper
+from procman.daemon.store import Store
 from procman.daemon.upgrade import Upgrade
 from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
@@ -118,7 +119,8 @@ class Daemon:
         self.herald = Herald(self._loop)
         records = SPARE_RECORDS + MOST_RECORDS_PER_WORKER * sum(pool.most_workers for pool in spec.pools)
         self.board = place.make_scoreboard(records) if found is None else takeover.board(found, place.scoreboard)
-        self.listeners = Listeners()
+        self.store = Store(self.herald.notifier, os.environ, active=None if found is None else found.daemon.stored)
+        self.listeners = Listeners(self.store)
         self.outputs = Outputs(self._loop)
         self.children = Children(
             spec, self._loop, self.board, self.listeners, self.outputs, self._confinement, self.emit
@@ -144,6 +146,7 @@ class Daemon:
             if self._found is None:
                 self._catch_signals()
                 self.listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
+                self.listeners.forget_rest()
                 self.reception = Reception(self.spec, self._loop)
                 log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
                 self.emit(ev.Begin())
@@ -229,6 +232,7 @@ class Daemon:
             self.herald.update(self._describe(), reloading=self.commands.reloading)
             if self.arbiter.stopping:
                 self.herald.stopping()
+                self.listeners.stop()
                 # A client is better told at once that nobody will answer than after the last pool has stopped.
                 self.listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
 

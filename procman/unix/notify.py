@@ -7,12 +7,18 @@ listening has better things to do than to fail.
 from __future__ import annotations
 
 import os
+import select
 import socket
+from array import array
 from time import CLOCK_MONOTONIC, clock_gettime_ns, monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import MutableMapping, Sequence
+
+
+_PROBE = "procman.probe"
+_BARRIER_PATIENCE = 1.0  # seconds; the manager needs some milliseconds
 
 
 class Notifier:
@@ -25,6 +31,8 @@ class Notifier:
         environ = os.environ if environ is None else environ
         address = environ.pop("NOTIFY_SOCKET", "")
         self.watchdog_seconds = _watchdog(environ)
+        size = environ.pop("FDSTORE", "")
+        self._store_size = int(size) if size.isascii() and size.isdigit() else None  # None: the manager has not said
         self._pinged = 0.0
         self._address = ""
         self._socket: socket.socket | None = None
@@ -78,18 +86,59 @@ class Notifier:
             self._pinged = time
             self._send("WATCHDOG=1")
 
+    # -- descriptors --------------------------------------------------------------------------------------
+
+    def stores_descriptors(self) -> bool:
+        """Whether the manager keeps descriptors for us. Found out by giving it one, which takes it a moment."""
+        if self._socket is None or self._store_size == 0:
+            return False
+        if self._store_size is not None:
+            return True
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                self._send("FDSTORE=1", f"FDNAME={_PROBE}", fds=(theirs.fileno(),))
+            if not self._barrier():
+                return False
+            refused = bool(select.select([ours], [], [], 0)[0])  # it has closed the other end
+        self._send("FDSTOREREMOVE=1", f"FDNAME={_PROBE}")
+        return not refused
+
+    def store(self, name: str, fd: int) -> None:
+        """Have the manager keep a copy of the descriptor."""
+        # FDPOLL=0: a listening socket is not to be dropped for an error of one of its connections.
+        self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=(fd,))
+
+    def unstore(self, name: str) -> None:
+        """Have the manager drop every descriptor of that name."""
+        self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def _barrier(self) -> bool:
+        """Wait until the manager has read all that was sent before; False when it takes too long (BARRIER=1)."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._send("BARRIER=1", fds=(writer,))
+        finally:
+            os.close(writer)
+        try:
+            return bool(select.select([reader], [], [], _BARRIER_PATIENCE)[0])
+        finally:
+            os.close(reader)
+
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, fds: Sequence[int] = ()) -> None:
         if self._socket is None:
             return
         data = "\n".join(lines).encode("utf-8", "replace")
         try:
             # A manager that is busy must not stop the loop. It reads soon again, and what was said is said again.
-            self._socket.sendto(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, self._address)
+            flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            self._socket.sendmsg([data], ancillary, flags, self._address)
         except OSError:
             pass  # see the top of the module
 

@@ -113,6 +113,7 @@ def seat_child(
         database=boot.database,
         state_dir=boot.state_dir,
         arbiter=boot.arbiter,
+        kept=boot.kept,
     )
 
 

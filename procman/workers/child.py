@@ -83,6 +83,7 @@ class Child:
         database: DatabaseSpec | None,
         state_dir: str,
         arbiter: int = 0,
+        kept: bool = False,
     ) -> None:
         self.seat = seat
         self.name = seat.name
@@ -95,6 +96,7 @@ class Child:
         self._recycling: Reason | None = None
         self._channel: Channel | None = channel
         self._arbiter = arbiter
+        self._kept = kept
         self.forked = False
         os.register_at_fork(after_in_child=self._become_a_stranger)  # os.getpid() would be a system call for each unit
         self._told_by_signal = False
@@ -250,7 +252,7 @@ class Child:
         if not self._orphaned():
             return  # the application has closed a descriptor that is not its own; the other workers go on
         for listener, address in zip(self.listeners, listening_addresses(self.spec), strict=False):
-            if isinstance(address, PassedSocket):
+            if self._kept or isinstance(address, PassedSocket):
                 continue  # the service manager holds it too, and hands it to the next daemon
             try:
                 listener.shutdown(socket.SHUT_RDWR)

@@ -38,7 +38,7 @@ class Procmand:
         for name, text in dict(modules).items():
             (directory / name).write_text(text)
         self.log_path = directory / "procmand.log"
-        self._env = {"PYTHONDONTWRITEBYTECODE": "1", "PM_TEST_DIR": str(directory), **(env or {})}
+        self._env = {"FDSTORE": "0", "PYTHONDONTWRITEBYTECODE": "1", "PM_TEST_DIR": str(directory), **(env or {})}
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify.sock"))
         self.said: list[str] = []
