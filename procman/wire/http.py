@@ -73,6 +73,7 @@ class RequestParser:
         "_held",
         "_limits",
         "_llhttp",
+        "_most_at_once",
         "_new_body",
         "_request",
         "_tail",
@@ -87,6 +88,7 @@ class RequestParser:
         self, limits: RequestLimits | None = None, new_body: Callable[[int | None], BinaryIO] = _memory_body
     ) -> None:
         self._limits = limits or RequestLimits()
+        self._most_at_once = min(self._limits.target, self._limits.head)
         self._new_body = new_body
         self._llhttp: HttpRequestParser | None = HttpRequestParser(self)
         self._held = b""  # the beginning of a request line
@@ -120,21 +122,30 @@ class RequestParser:
         llhttp = self._llhttp
         if self.error is not None or self.finished or llhttp is None:
             return
-        self._fed += len(data)
-        if not (self.arriving or self._held) and (match := _ORIGIN_FORM.match(data)):
-            # The usual case, without a detour: a request of which nothing has come before.
-            self._begin_origin(match)
-            if self._begun is not None and data.find(_HEAD_END) == len(data) - 4:
-                try:
-                    llhttp.feed_data(data)
-                except HttpParserUpgrade:
-                    self._decline_upgrade()
-                except HttpParserError as refusal:
-                    self._fail(refusal)
-                if self._fed and self._fed > 2 * self._limits.head and self.error is None:
-                    self.error = self._too_much()
-                return
-        self._read_pieces(data)
+        if (
+            self.arriving
+            or self._held
+            or len(data) > self._most_at_once
+            or (match := _ORIGIN_FORM.match(data)) is None
+            or data.find(_HEAD_END) != len(data) - 4
+        ):
+            self._fed += len(data)
+            self._read_pieces(data)
+            return
+        # The usual case, without a detour: a head and nothing else, and all of it, within every limit.
+        method, target, path, query, number = match.groups()
+        text = target.decode()
+        if query is None:
+            self._begun = Request(method.decode(), text, _VERSIONS[number], text)
+        else:
+            self._begun = Request(method.decode(), text, _VERSIONS[number], path.decode(), query.decode())
+        self.arriving = True
+        try:
+            llhttp.feed_data(data)
+        except HttpParserUpgrade:
+            self._decline_upgrade()
+        except HttpParserError as refusal:
+            self._fail(refusal)
 
     def _read_pieces(self, data: bytes) -> None:
         if self._held:
@@ -250,22 +261,37 @@ class RequestParser:
         fields = request.fields
         for name, value in headers:
             fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
-        if self._fed > self._limits.head or len(headers) > self._limits.headers:
-            self._check_size(request)
-        aside = _set_aside(request) if "" in fields else 0
-        if len(fields) + aside != len(headers):
-            self._join_repeated(request)
-        if not self._llhttp.should_keep_alive() or request.version == "HTTP/1.0":  # type: ignore[union-attr]
-            request.keep_alive = self._is_kept(request)
-        self._apply_rules(request)
+        if (
+            len(fields) != len(headers)
+            or fields.get("HTTP_HOST") not in _GOOD_HOSTS
+            or "CONTENT_LENGTH" in fields
+            or "HTTP_TRANSFER_ENCODING" in fields
+            or "HTTP_EXPECT" in fields
+            or "" in fields
+            or not self._llhttp.should_keep_alive()  # type: ignore[union-attr]
+            or request.version == "HTTP/1.0"
+            or not request.raw_path
+            or request.method == "CONNECT"
+            or self._fed > self._limits.head
+            or len(headers) > self._limits.headers
+        ):
+            # Something may have to be done, or be wrong; mostly one question answers that.
+            self._judge(request)
         self._request = request
         self._head_done = True
         self._tail = b""
         self._fed = 0
 
-    def _is_kept(self, request: Request) -> bool:
+    def _judge(self, request: Request) -> None:
         assert self._llhttp is not None
-        return self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(request.fields))
+        headers, fields = request.headers, request.fields
+        if self._fed > self._limits.head or len(headers) > self._limits.headers:
+            self._check_size(request)
+        aside = _set_aside(request) if "" in fields else 0
+        if len(fields) + aside != len(headers):
+            self._join_repeated(request)
+        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(fields))
+        self._apply_rules(request)
 
     def _apply_rules(self, request: Request) -> None:
         fields = request.fields
