@@ -437,5 +437,5 @@ def _pool_snapshot(pool: Pool) -> PoolSnapshot:
             )
             for worker in workers
         ),
-        exits=tuple(pool.exits),
+        exits=tuple(pool.exits.values()),
     )

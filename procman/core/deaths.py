@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from procman.core.pool import Pool
     from procman.core.worker import Worker
 
-EXITS_KEPT = 10
-
 
 # -- templates --------------------------------------------------------------------------------------------
 
@@ -87,7 +85,6 @@ def worker_gone(
     """A worker is gone: its exit record, and what follows for the pool."""
     before = worker.state
     pool.roster.move(worker, Input.EXITED, now)
-    pool.roster.remove(worker)
     reason = worker.final_reason(status, oom=oom)
     record = ExitRecord(
         worker=worker.name,
@@ -99,7 +96,7 @@ def worker_gone(
         lived=worker.lived(now),
         at=now,
     )
-    pool.exits = [*pool.exits, record][-EXITS_KEPT:]
+    pool.gone(worker, record)
     yield pool.report(
         "exited",
         f"Worker {worker.label} exited: {reason}, {describe_status(status)}, after {now - worker.spawned_at:.1f} s",

@@ -37,6 +37,7 @@ DERIVED: Mapping[type, Mapping[str, str]] = {
         "serial": "belongs to the arbiter",
         "roster": "counted from the workers",
         "survey": "follows from what is wanted and what there is",
+        "exits_of_slot": "said by the records",
     },
 }
 

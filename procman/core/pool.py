@@ -20,7 +20,7 @@ the one in its place starts; they have nothing to fall back on.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from procman.core.scaling import Load
     from procman.core.spec import PoolSpec
     from procman.core.worker import ExitRecord, Worker
+
+
+EXITS_KEPT = 5  # of each slot
 
 
 class PoolState(Enum):
@@ -103,7 +106,7 @@ class Pool:
     workers: dict[int, Worker] = field(default_factory=dict)
     templates: dict[int, Template] = field(default_factory=dict)
     restarts: Restarts = field(default_factory=Restarts)
-    exits: list[ExitRecord] = field(default_factory=list)
+    exits: dict[int, ExitRecord] = field(default_factory=dict)  # by the id of the worker, the last of each slot
     next_spec: PoolSpec | None = None
     waiting_for_stop: list[str] = field(default_factory=list)
     waiting_for_start: list[str] = field(default_factory=list)
@@ -115,6 +118,7 @@ class Pool:
     scaler: Scaler = field(default_factory=Scaler)
     roster: Roster = field(init=False)
     survey: Survey = field(init=False)
+    exits_of_slot: defaultdict[int, deque[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.target = self.spec.workers
@@ -123,6 +127,9 @@ class Pool:
     def count_anew(self) -> None:
         """Derive what is derived from the workers."""
         self.roster = Roster(self.workers)
+        self.exits_of_slot = defaultdict(deque)
+        for worker_id, record in self.exits.items():
+            self.exits_of_slot[record.slot].append(worker_id)
         self.look_again()
 
     def look_again(self) -> None:
@@ -424,6 +431,15 @@ class Pool:
             busy = round(load.busy, 2)
             details = {"from": before, "to": self.target, "busy": busy, "waiting": load.waiting}
             yield self.report("scaled", text, details=details)
+
+    def gone(self, worker: Worker, record: ExitRecord) -> None:
+        """A worker is no more; its record is kept until as many others have gone from the same slot."""
+        self.roster.remove(worker)
+        self.exits[worker.id] = record
+        of_slot = self.exits_of_slot[worker.slot]
+        of_slot.append(worker.id)
+        if len(of_slot) > EXITS_KEPT:
+            del self.exits[of_slot.popleft()]
 
     def leaves(self, worker: Worker, reason: Reason, now: float) -> Iterator[Effect]:
         """A worker goes by itself."""

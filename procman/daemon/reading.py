@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from procman.daemon.operations import Operations
 
 
+# Of each pool, when all are shown; those of one pool are all shown.
+EXITS_SHOWN = 10
+
+
 class Reading:
     """``handlers`` has a function for each of the commands."""
 
@@ -101,7 +105,7 @@ class Reading:
             return
         figures = self._daemon.figures
         pools = {}
-        for pool, _ in found:
+        for pool, only in found:
             operation, progress = self._operations.at(pool.name)
             pools[pool.name] = {
                 **figures.pool(pool),
@@ -109,7 +113,7 @@ class Reading:
                 "parked": pool.parked,
                 "operation": operation,
                 "progress": progress,
-                "exits": _exits(pool),
+                "exits": _exits(pool, only) if call.request.names else _exits(pool)[-EXITS_SHOWN:],
             }
         fields: dict[str, Any] = {"arbiter": figures.arbiter(self._daemon.arbiter.state), "pools": pools}
         if not call.request.names:
@@ -193,7 +197,8 @@ def _reply(call: Call, fields: dict[str, Any]) -> None:
     call.reply(fields)
 
 
-def _exits(pool: PoolSnapshot) -> list[dict[str, Any]]:
+def _exits(pool: PoolSnapshot, only: str | None = None) -> list[dict[str, Any]]:
+    """The last exits of each slot, or of the one of this worker, the latest at the end."""
     ago = time.time() - monotonic()  # turns a time of the monotonic clock into one of the calendar
     return [
         {
@@ -206,4 +211,5 @@ def _exits(pool: PoolSnapshot) -> list[dict[str, Any]]:
             "at": round(record.at + ago, 3),
         }
         for record in pool.exits
+        if only in (None, record.worker)
     ]
