@@ -25,7 +25,7 @@ def looks(monkeypatch):
 
 @pytest.fixture
 def shown(looks):
-    made = figures.Figures(None, None, 0.0)
+    made = figures.Figures(None, None, None, 0.0)
     return lambda now: made._usage(os.getpid(), 0.0, now)
 
 
