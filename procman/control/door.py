@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from procman.control import ipc
+from procman.control.crowd import MOST_PEERS, Crowd
 from procman.core.spec import Role
 from procman.errors import AddressError
 
@@ -63,6 +64,8 @@ class Door:
         self._authority = authority
         self._listeners: list[ipc.Listener] = []
         self._listening: list[socket.socket] = []
+        # Whoever may open a file of ours is trusted not to open it a thousand times.
+        self._crowd = None if authority is None else Crowd(zmq_socket)
         try:
             for endpoint in endpoints:
                 if authority is None:
@@ -115,12 +118,20 @@ class Door:
         return name, self._authority.role(name)
 
     def pending(self) -> bool:
-        """There is something to receive. To be asked before every sleep."""
-        return bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        """There is something to receive or to attend to. To be asked before every sleep."""
+        crowd = self._crowd is not None and self._crowd.pending()
+        return crowd or bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
-    def fileno(self) -> int:
+    def filenos(self) -> list[int]:
         """Readable when `pending` is to be asked; edge-triggered (zmq_getsockopt(3), ZMQ_FD)."""
-        return int(self.socket.get(zmq.FD))
+        return [int(self.socket.get(zmq.FD)), *([] if self._crowd is None else [self._crowd.fileno()])]
+
+    def attend(self) -> None:
+        """In every turn of the loop: send everybody away when there are too many. Clients with keys come back."""
+        if self._crowd is not None and self._crowd.too_many():
+            self.send_everybody_away()
+            if self._crowd.disperse():
+                log.warning("More than %d connections to %s: all were ended", MOST_PEERS, ", ".join(self.endpoints))
 
     def kept(self) -> list[Kept]:
         """The sockets that listen, for a door that is to inherit them."""
@@ -147,6 +158,9 @@ class Door:
         for listening in self._listening:
             listening.close()
         self._listening.clear()
+        if self._crowd is not None:
+            self._crowd.close()
+            self._crowd = None
         self.socket.close(linger=round(linger * 1000))
 
 

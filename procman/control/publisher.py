@@ -116,7 +116,7 @@ class Publisher:
 
     def filenos(self) -> list[int]:
         """Readable when `pending` is to be asked; edge-triggered as those of `ControlServer`."""
-        return [door.fileno() for door in self._doors]
+        return [fd for door in self._doors for fd in door.filenos()]
 
     def pending(self) -> bool:
         """Somebody has subscribed, or does not any more. To be asked before every sleep."""
@@ -125,6 +125,7 @@ class Publisher:
     def attend(self) -> None:
         """Find out whether ``figures_wanted``. Never blocks."""
         for number, door in enumerate(self._doors):
+            door.attend()
             for message in _received(door):
                 # Byte 1 for the first who subscribes to a topic, 0 when the last one has gone; all else is nonsense.
                 if message[1:] == FIGURES.encode():

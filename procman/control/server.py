@@ -140,7 +140,7 @@ class ControlServer:
 
     def filenos(self) -> list[int]:
         """Readable when `pending` is to be asked. Edge-triggered: see the top of the module."""
-        return [door.fileno() for door in self._doors]
+        return [fd for door in self._doors for fd in door.filenos()]
 
     def pending(self) -> bool:
         """There is something to receive. To be asked before every sleep."""
@@ -155,6 +155,7 @@ class ControlServer:
         return [call for door in self._doors for call in self._receive(door, most)]
 
     def _receive(self, door: Door, most: int) -> Iterator[Call]:
+        door.attend()
         for _ in range(most):
             try:
                 frames = door.socket.recv_multipart(zmq.NOBLOCK, copy=False)

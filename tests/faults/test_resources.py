@@ -21,6 +21,7 @@ import zmq
 
 from procman.config import keyfiles
 from procman.control.client import Client
+from procman.control.crowd import MOST_PEERS
 from procman.control.curve import arm_client
 from procman.control.subscriber import Subscription
 from tests.support.daemon import Procmand
@@ -336,6 +337,26 @@ def test_strangers_at_the_tcp_endpoint_are_no_trouble_for_the_workers(short_path
         with Client(endpoint, keys=str(short_path / "alice.keys"), timeout=30.0) as client:
             assert client.call("check")["ready"]
         assert len(traffic.lost) <= traffic.clients, "at most those whose connection the killed worker had"
+
+
+def test_a_thousand_silent_strangers_cost_the_daemon_no_more_than_a_few_descriptors(short_path):
+    alice = keyfiles.generate()
+    configuration, daemon_keys = over_tcp(short_path, alice)
+    path = str(short_path / "alice.keys")
+    keyfiles.write(path, replace(alice, server=daemon_keys.public))
+    with Procmand(short_path, configuration, modules=MODULES, prefix=with_limit(resource.RLIMIT_NOFILE, 800)) as daemon:
+        endpoint = tcp_endpoint(daemon)
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        before = len(descriptors(daemon.process.pid))
+        with contextlib.ExitStack() as stack, Client(endpoint, keys=path, timeout=60.0) as client:
+            assert client.call("check")["ready"]
+            for _ in range(1000):
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            replace_worker(daemon)
+            daemon.wait(lambda: "connections to tcp://" in daemon.log, "the strangers to be sent away")
+            assert len(descriptors(daemon.process.pid)) < before + 2 * MOST_PEERS
+            assert client.call("check")["ready"], "it has come back by itself"
+        daemon.wait(lambda: len(descriptors(daemon.process.pid)) <= before + 2, "their descriptors to be closed")
 
 
 def test_ten_thousand_requests_and_subscribers_that_do_not_read_over_tcp(short_path):
