@@ -51,7 +51,7 @@ class Unread:
         self.path = directory / "stderr"
         self.prefix = [sys.executable, "-c", FULL, str(self.path)]
         self.text = b""
-        self._reader = self._listener = None
+        self._reader = self._listener = self._thread = None
         if kind == "pipe":
             os.mkfifo(self.path)
             self._reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
@@ -76,8 +76,10 @@ class Unread:
 
     def close(self):
         """When the daemon is gone."""
-        self._thread.join()
-        os.close(self._reader)
+        if self._thread is not None:
+            self._thread.join()
+        if self._reader is not None:
+            os.close(self._reader)
         if self._listener is not None:
             self._listener.close()
 
