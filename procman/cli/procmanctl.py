@@ -314,6 +314,10 @@ def _begun(reply: Mapping[str, Any]) -> str:
 def reload(settings: Settings, pools: tuple[str, ...]) -> None:
     """Replace workers by a new generation with the code as it is on disk now, without losing a request.
 
+    Without POOL the configuration is read again, and each pool does what its part of the difference takes: nothing, other
+    limits and numbers at once, a new generation, or another pool. When the file says what it said before, every pool is
+    reloaded.
+
     Returns 0 only when the new generation serves. If it can't be built, the old one goes on serving, the exit code
     is 1 and the traceback is printed.
     """
@@ -353,7 +357,10 @@ class Workers(click.ParamType[dict[str, int]]):
 @click.argument("workers", metavar="N|+N|-N", type=Workers())
 @click.pass_obj
 def scale(settings: Settings, pool: str, workers: dict[str, int]) -> None:
-    """Have N workers in a pool, or N more, or N fewer."""
+    """Have N workers in a pool, or N more, or N fewer.
+
+    A pool that scales itself (workers = { min, max }) goes on from there; a number outside of its bounds is refused.
+    """
 
     def text(reply: Mapping[str, Any]) -> str:
         return f"{pool}: {output.workers(reply['numprocesses'])}" if "numprocesses" in reply else output.outcomes(reply)

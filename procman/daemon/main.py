@@ -456,7 +456,7 @@ class Daemon:
         return max(1, (self.board.size - taken) // MOST_RECORDS_PER_WORKER)
 
     def reload_configuration(self, call: Call | None) -> str:
-        """Read the file again, apply the difference and reload every pool; what is wrong with it, or nothing.
+        """Read the file again and apply the difference, or reload every pool when there is none; what is wrong with it.
 
         A file that is wrong, or that wants an address which can't be had, changes nothing.
         """
