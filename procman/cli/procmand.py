@@ -30,7 +30,11 @@ CONFIGURATION_EXIT = 78
 @click.option("--rehearse", type=int, hidden=True, help="Check, and restore a copy of a running daemon's state.")
 @click.version_option(__version__, prog_name="procmand", message="%(prog)s %(version)s")
 def main(explicit: str | None, check: bool, print_config: bool, rehearse: int | None) -> NoReturn:
-    """Run the pools of workers that the configuration describes, and keep them running."""
+    """Run the pools of workers that the configuration describes, and keep them running.
+
+    Exit codes: 0 stopped as asked, also by a second INT or TERM (so PID 1 of a container ends well); 1 an address or
+    the state directory can't be had, or a pool that is `essential` was parked; 2 usage; 78 configuration.
+    """
     remains = image.inherited(os.environ)
     if remains is not None and remains[1] == image.GO_ON:
         from procman.daemon.main import go_on

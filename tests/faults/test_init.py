@@ -49,6 +49,36 @@ def test_as_pid_1_it_obeys_and_ends_with_status_0(contained, signum):
     assert daemon.process.wait(30) == 0
 
 
+@pytest.mark.parametrize(
+    ("configuration", "status"),
+    [
+        (
+            '[pools.x]\nkind = "exec"\ncommand = ["false"]\nessential = true\nmax_restarts = 1\n'
+            "backoff = { first = 0.01, most = 0.01 }\n",
+            1,
+        ),
+        ('[pools.x]\nkind = "exec"\n', 78),
+        ('[procman]\nstate_dir = "/proc/nowhere"\n[pools.x]\nkind = "exec"\ncommand = ["sleep", "9"]\n', 1),
+    ],
+    ids=["essential pool parked", "configuration", "state directory"],
+)
+def test_as_pid_1_its_exit_status_tells_why_it_ended(short_path, configuration, status):
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a pid namespace of its own needs privileges that this account does not have")
+    with Procmand(short_path, configuration, prefix=UNSHARE, ready=False) as daemon:
+        assert daemon.process.wait(60) == status, daemon.log
+
+
+def test_as_pid_1_a_second_term_ends_it_at_once_with_status_0(contained):
+    daemon, init = contained
+    os.kill(init, signal.SIGTERM)
+    try:
+        os.kill(init, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it was quicker
+    assert daemon.process.wait(30) == 0
+
+
 def test_as_pid_1_a_killed_worker_is_replaced(contained):
     daemon, init = contained
     before = children_of(init)
