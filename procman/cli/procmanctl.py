@@ -314,9 +314,9 @@ def _begun(reply: Mapping[str, Any]) -> str:
 def reload(settings: Settings, pools: tuple[str, ...]) -> None:
     """Replace workers by a new generation with the code as it is on disk now, without losing a request.
 
-    Without POOL the configuration is read again, and each pool does what its part of the difference takes: nothing, other
-    limits and numbers at once, a new generation, or another pool. When the file says what it said before, every pool is
-    reloaded.
+    Without POOL the configuration is read again, and each pool does what its part of the difference takes: nothing,
+    other limits and numbers at once, a new generation, or another pool. When the file says what it said before, every
+    pool is reloaded.
 
     Returns 0 only when the new generation serves. If it can't be built, the old one goes on serving, the exit code
     is 1 and the traceback is printed.
