@@ -258,6 +258,38 @@ def test_a_worker_goes_after_its_share_of_requests_and_none_is_lost(short_path):
         )
 
 
+def test_a_worker_that_has_done_its_share_is_replaced_before_it_goes(short_path):
+    with limited(short_path, "requests = 5") as daemon:
+        with Traffic(daemon.address()) as traffic:
+            traffic.wait_for(60)
+        assert traffic.lost == []
+        life = [
+            event["topic"].rpartition(".")[2] for event in daemon.ctl("events")["events"] if event["slot"] == "http.1"
+        ]
+    life = [what for what in life if what in ("recycling", "ready", "retiring")]
+    first = life.index("recycling")
+    whole = len(life[first:]) // 3 * 3
+    assert whole > 0
+    assert life[first : first + whole] == ["recycling", "ready", "retiring"] * (whole // 3)
+
+
+def test_where_no_successor_can_start_the_worker_serves_on(short_path):
+    """The environment is broken for whoever comes next: the template forks, and before_start fails."""
+    hooks = 'hooks = { before_start = ["test", "!", "-e", "broken"] }\n'
+    text = CONFIGURATION + hooks + "[pools.http.limits]\nrequests = 5\n"
+    with Procmand(short_path, text, modules={"app.py": APPLICATION}) as daemon:
+        (short_path / "broken").touch()
+        before = {worker["pid"] for worker in daemon.pool("http")["workers"]}
+        with Traffic(daemon.address()) as traffic:
+            traffic.wait_for(50)
+            daemon.wait(lambda: "its replacement can't start" in daemon.log, "the report")
+        assert traffic.lost == []
+        assert {worker["pid"] for worker in daemon.pool("http")["workers"] if worker["pid"]} == before
+        assert daemon.pool("http")["state"] == "running"
+        (short_path / "broken").unlink()
+        daemon.wait(lambda: {worker["pid"] for worker in daemon.pool("http")["workers"]}.isdisjoint(before), "others")
+
+
 def test_an_application_that_can_not_be_imported_at_the_start_is_told_with_its_traceback(short_path):
     modules = {"app.py": "raise RuntimeError('not today')"}
     with Procmand(short_path, CONFIGURATION, modules=modules, ready=False) as daemon:
