@@ -23,6 +23,8 @@ POOLS = ("web", "jobs", "command", "asked", "hooked", "scaled", "db")
 SOFT = (Reason.MEMORY_SOFT, Reason.MAX_REQUESTS, Reason.MAX_AGE)
 HOOKS = Hooks(**{hook.value: ("true",) for hook in HookName}, timeout=3.0)
 FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable", "not_answering")
+# Why workers are killed though nobody wanted them to go.
+LIMITS = (Reason.REAL_TIME, Reason.CPU_TIME, Reason.HANG)
 
 
 # Somebody, or a new configuration, wants workers to go that serve.
@@ -295,8 +297,10 @@ class Supervision(RuleBasedStateMachine):
     @invariant()
     def nothing_is_killed_for_a_limit_before_its_stacks_were_asked_for(self):
         asked = {dump.worker for dump in self.world.of(do.Dump)}
-        killed = [r for r in self.world.of(do.Report) if r.event == "killing" and r.reason.value == "real_time"]
+        killed = [r for r in self.world.of(do.Report) if r.event == "killing" and r.reason in LIMITS]
         assert all(r.pid - 1000 in asked for r in killed)
+        pinged = {ping.worker for ping in self.world.of(do.Ping)}
+        assert all(r.pid - 1000 in pinged for r in killed if r.reason is Reason.HANG)
 
     def teardown(self):
         if not hasattr(self, "world"):
