@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from procman.core.effect import Level, Report
 from procman.core.pool import describe_status
 from procman.daemon import handover
+from procman.observe import logs
 from procman.unix import image, process
 from procman.version import __version__
 
@@ -117,9 +118,11 @@ class Upgrade:
             remains = image.write_memory("what procmand leaves", document)
             self._daemon.reception.detach(LINGER)
             detached = left
+            logs.keep_backlog(None)  # what a slow reader has not taken yet would be lost
             environ = {**os.environ, **self._daemon.herald.environment}
             image.become(image.command(), environ, remains, handover.descriptors(left))
         except OSError as error:
+            logs.keep_backlog(self._loop.when_writable)
             image.let_signals_through()
             if detached is not None:
                 self._daemon.connect(detached.control, detached.sequence, detached.events)

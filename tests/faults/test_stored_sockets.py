@@ -103,6 +103,26 @@ def test_what_is_configured_no_more_is_dropped(manage, short_path):
     wait_until(lambda: set(manager.stored) == {"procman.http=127.0.0.1%3A0"}, "the other one to be dropped")
 
 
+def test_a_reload_that_changes_the_addresses_changes_the_store(manage, short_path):
+    manager = manage()
+    (short_path / "procman.toml").write_text(CONFIGURATION.format('["127.0.0.1:0", "unix:other.sock"]'))
+    assert Procmand.procmanctl(_Named(manager), "reload").returncode == 0
+    expected = {"procman.http=127.0.0.1%3A0", f"procman.=unix%3A{short_path}/other.sock"}
+    wait_until(lambda: set(manager.stored) == expected, "the store to follow")
+
+
+def test_an_upgrade_leaves_the_store_alone(manage):
+    manager = manage()
+    where, stored = address(manager), dict(manager.stored)
+    assert Procmand.procmanctl(_Named(manager), "upgrade").returncode == 0
+    assert manager.stored == stored
+    kill(manager)
+    manager.start({})
+    manager.wait_ready()
+    assert address(manager) == where
+    assert get(where)[0] == 200
+
+
 def test_a_manager_without_a_store_is_noticed_and_orphans_give_their_addresses_up(manage):
     manager = manage(keeps=False)
     where = address(manager)
