@@ -253,8 +253,8 @@ class Children:
         while (pid := process.next_ended_child()) is not None:
             if (child := known.get(pid)) is not None:
                 self._on_end(child)
-                if child.pidfd is not None:
-                    return
+                if child in self._ended:
+                    return  # what it has left behind is still being cleared; then it is reaped, and we are called again
             elif pid in self.others:
                 self.others[pid]()
             elif None in known:

@@ -51,9 +51,12 @@ class Trees:
     def remember(self, child: Process) -> None:
         """Note who is below a worker that is about to be told to go: afterwards it could not be seen any more."""
         if child.pid is not None and _whole(child):
-            for pid in family.descendants(child.pid):
-                if (kin := family.kin(pid)) is not None:
-                    child.relatives[pid] = kin.started
+            try:
+                for pid in family.descendants(child.pid):
+                    if (kin := family.kin(pid)) is not None:
+                        child.relatives[pid] = kin.started
+            except OSError:
+                pass  # no descriptor is left to look with; most can still be found afterwards
 
     def end(self, child: Process, then: Callable[[], None]) -> None:
         """Kill all that is left of a worker that has ended and is not reaped yet; when it is gone, call ``then``."""
@@ -63,16 +66,20 @@ class Trees:
         self._look(child, then, monotonic() + PATIENCE, FIRST_LOOK)
 
     def _look(self, child: Process, then: Callable[[], None], deadline: float, pause: float) -> None:
-        left = self._left(child)
-        if not left:
+        left: list[int] | None = None  # not known, as when no descriptor is left to look with
+        try:
+            left = self._left(child)
+            for root in left:
+                _kill(root)
+        except OSError as error:
+            log.debug("What %s has left behind can't be seen: %s", child.name, error)
+        if left == []:
             then()
         elif monotonic() >= deadline:
-            names = ", ".join(map(str, left))
+            names = ", ".join(map(str, left)) if left else "nobody knows whom"
             log.warning("What %s has left behind does not die of SIGKILL: %s", child.name, names)
             then()
         else:
-            for root in left:
-                _kill(root)
             again = min(pause * 2, LAST_LOOK)
             self._loop.call_later(pause, lambda: self._look(child, then, deadline, again))
 

@@ -33,7 +33,7 @@ def started_with(pid: int, variable: str) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return variable.encode() in file.read().split(b"\0")
-    except OSError:  # gone, or of another user whom we may not look at
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last: another user's, and we are not root
         return False
 
 
@@ -45,7 +45,7 @@ def holds(pid: int, fd: int) -> bool:
             theirs = os.stat(f"/proc/{pid}/fd/{name}")
             if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
                 return True
-    except OSError:  # gone, or of another user, or it has closed one meanwhile
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or another user's, or has closed one
         pass
     return False
 
