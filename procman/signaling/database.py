@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.signaling")
 
+_UNDEFINED = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedFunction, psycopg2.errors.InvalidSchemaName)
+
 
 def store_of(spec: DatabaseSpec | None) -> DigestStore | OdooStore:
     """Where invalidations are written and read."""
@@ -91,7 +93,7 @@ class Database:
             at, hint = monotonic(), self._hint.value
             try:
                 signals = self._store.begin(connection, self._isolation)
-            except psycopg2.errors.UndefinedTable:
+            except _UNDEFINED:
                 # The database has been made anew under its old name.
                 execute(connection, "ROLLBACK")
                 self._migrated = False

@@ -33,10 +33,7 @@ _PLAIN = re.compile(r"[^\x00'\\]{1,200}")
 
 # One simple-query message with BEGIN: the check costs no round trip of its own. BEGIN turns the implicit
 # transaction of the message into an ordinary one; its snapshot is taken by the SELECT (PostgreSQL, 54.2.2.1).
-_READ = """\
-SELECT signal_group, sum(signals)::bigint, bit_xor(token), count(*) FILTER (WHERE delta) FROM (\
-SELECT signal_group, signals, token, false AS delta FROM procman.signal_base UNION ALL \
-SELECT signal_group, 1, token, true FROM procman.signal_delta) AS signal GROUP BY signal_group"""
+_READ = "SELECT * FROM procman.signals()"
 
 _FOLD = """\
 WITH moved AS (DELETE FROM procman.signal_delta RETURNING signal_group, token), \

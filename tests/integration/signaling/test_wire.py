@@ -38,7 +38,7 @@ def test_the_check_has_no_message_of_its_own(proxy):
     with procman.cursor() as cr:
         cr.execute("SELECT 1")
     assert len(proxy.queries) == 3
-    assert proxy.queries[0].startswith("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT signal_group")
+    assert proxy.queries[0].startswith("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM procman.signals()")
     assert proxy.queries[1:] == ["SELECT 1", "COMMIT"]
 
 
