@@ -26,6 +26,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -240,12 +241,14 @@ class Soak:
 
     def _read_journal(self) -> None:
         self._journal.settimeout(0.5)
+        names: deque[str] = deque()
         while not self._read.is_set():
-            for name in list(itertools.islice(self._record.began, max(0, len(self._record.began) - MOST_REMEMBERED))):
-                self._record.began.pop(name, None)  # was answered before this was read
             with contextlib.suppress(TimeoutError):
                 pid, _, name = self._journal.recv(100).decode().partition(" ")
                 self._record.began[name] = int(pid)
+                names.append(name)
+            if len(names) > MOST_REMEMBERED:
+                self._record.began.pop(names.popleft(), None)  # was answered before this was read
 
 
 # -- judgement --------------------------------------------------------------------------------------------
