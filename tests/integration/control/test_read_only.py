@@ -98,16 +98,18 @@ def test_it_is_never_the_groups_before_it_is_right(short_path, monkeypatch):
         assert seen == [("m", 0o700), ("r.sock", 0o600)]
 
 
+def run_as_nobody(*command):
+    become = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], sys.argv[1:])"
+    return subprocess.run(
+        [sys.executable, "-c", become, *command], capture_output=True, text=True, timeout=60, check=False, cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_a_member_of_the_group_looks_and_does_nothing(daemon):
     def as_nobody(*arguments):
-        become = (
-            "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        return subprocess.run(
-            [sys.executable, "-c", become, program("procmanctl"), *arguments], capture_output=True, text=True,
-            timeout=60, check=False, cwd="/", env={"PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
+        return run_as_nobody(program("procmanctl"), *arguments)
 
     if as_nobody("--version").returncode:
         pytest.skip("the interpreter is where others may not go")
@@ -116,3 +118,19 @@ def test_a_member_of_the_group_looks_and_does_nothing(daemon):
     refused = as_nobody(*where, "stop", "x")
     assert (refused.returncode, refused.stderr) == (5, "procmanctl: stop: this endpoint is for reading only\n")
     assert as_nobody("--endpoint", daemon.endpoint, "check").returncode == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a pool as somebody else")
+def test_the_dashboard_runs_as_somebody_who_can_do_nothing(short_path):
+    os.chmod(short_path, 0o755)
+    text = CONFIGURATION.replace("[procman]\n", '[procman]\ndashboard = "127.0.0.1:0"\ndashboard_user = "nobody"\n')
+    if run_as_nobody(sys.executable, "-c", "import procman.workers.http").returncode:
+        pytest.skip("the interpreter is where others may not go")
+    with Procmand(short_path, text) as daemon:
+        pid = daemon.worker("dashboard.1")["pid"]
+        assert os.stat(f"/proc/{pid}").st_uid == 65534
+        figures = daemon.get_json("/status.json", pool="dashboard")
+        assert figures["pools"]["x"]["ready"] == 1
+        assert figures["pools"]["dashboard"]["workers"][0]["name"] == "dashboard.1"
+        assert daemon.request("GET", "/readyz", pool="dashboard")[0] == 200
+        assert daemon.request("GET", "/metrics", pool="dashboard")[0] == 200
