@@ -270,10 +270,14 @@ def cachestats(settings: Settings, targets: tuple[str, ...]) -> None:
 @click.pass_obj
 @click.pass_context
 def check(ctx: click.Context, settings: Settings) -> None:
-    """Exit with 0 when every pool has the workers it should have, else with 1, saying which has not."""
-    reply = settings.ask("check", READING)
-    settings.show(reply, lambda reply: "ok" if reply.get("ready") else "\n".join(map(str, reply.get("problems", ()))))
-    ctx.exit(0 if reply.get("ready") else 1)
+    """Exit with 0 when every pool has the workers it should have, else with 1, saying which has not.
+
+    When all is well and a reload would refuse the configuration file as it is on disk now, the exit code is 78.
+    """
+    reply = settings.ask("check", READING, configuration=True)
+    wrong = reply.get("configuration", ())
+    settings.show(reply, lambda reply: "\n".join(map(str, (*reply.get("problems", ()), *wrong))) or "ok")
+    ctx.exit(CONFIGURATION if reply.get("ready") and wrong else 0 if reply.get("ready") else 1)
 
 
 # -- steering ---------------------------------------------------------------------------------------------

@@ -110,7 +110,13 @@ _READING = (
         doc="How the daemon is configured.",
         properties=(Property(name="option", doc="only this one"),),
     ),
-    Command(name="check", doc="Whether every pool has the workers it should have, and what is missing."),
+    Command(
+        name="check",
+        doc="Whether every pool has the workers it should have, and what is missing.",
+        properties=(
+            Property(name="configuration", form=Form.FLAG, doc="also whether a reload would take the file on disk"),
+        ),
+    ),
     Command(
         name="events",
         doc="The last events, oldest first, the number of the last one, and where to subscribe to those to come.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from procman.control.protocol import Errno
 from procman.core.pool import PoolState
 from procman.daemon import circus, finding
+from procman.daemon.candidate import Candidate
 from procman.unix.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Reading:
     def __init__(self, daemon: Daemon, operations: Operations) -> None:
         self._daemon = daemon
         self._operations = operations
+        self._candidate = Candidate(daemon.spec.source)
         self.handlers: Mapping[str, Callable[[Call], None]] = {
             "check": self._check,
             "dstats": self._dstats,
@@ -131,7 +133,10 @@ class Reading:
                 problems.append(f"{pool.name} waits for the pools it depends on")
             elif pool.ready < pool.target:
                 problems.append(f"{pool.name} has {pool.ready} of {pool.target} workers ready")
-        call.reply({"ready": not problems, "problems": problems})
+        fields: dict[str, Any] = {"ready": not problems, "problems": problems}
+        if call.properties.get("configuration"):
+            fields["configuration"] = self._candidate.problems()
+        call.reply(fields)
 
     def _events(self, call: Call) -> None:
         publisher = self._daemon.publisher

@@ -135,6 +135,24 @@ def test_a_reload_that_fails_exits_with_1_and_prints_why(short_path):
         assert "procman.toml:5:1: error[P010]: pools.http.nonsense: unknown key" in done.stderr
 
 
+def test_check_tells_what_a_reload_would_refuse(short_path):
+    text = '[pools.x]\nkind = "exec"\ncommand = ["sleep", "1000"]\nstart_seconds = 0.1\n'
+    with Procmand(short_path, text) as daemon:
+        assert daemon.procmanctl("check").stdout == "ok\n"
+        daemon.file.write_text(text + "nonsense = 1\n")
+        done = daemon.procmanctl("check")
+        assert (done.returncode, done.stdout) == (
+            78,
+            f"{daemon.file}:5:1: error[P010]: pools.x.nonsense: unknown key\n",
+        )
+        assert json.loads(daemon.procmanctl("check", "--json").stdout)["ready"]
+        daemon.ctl("stop", name="x", waiting=True)
+        daemon.file.unlink()
+        assert "No such file" in daemon.ctl("check", configuration=True)["configuration"][0]
+        daemon.file.write_text(text)
+        assert daemon.procmanctl("check").returncode == 0
+
+
 # -- time -------------------------------------------------------------------------------------------------
 
 
