@@ -331,7 +331,7 @@ class Pool:
             return
         if self.roll is not None:
             yield Concluded(self.roll.operation, self.name, Outcome.SUPERSEDED, "a newer reload has begun")
-            yield from self._retire_starting(self.roll.generation, now)
+            yield from self._retire_abandoned(self.roll.generation, now)
         self.parked = None
         self.failure = ""
         self.restarts = Restarts()
@@ -339,7 +339,7 @@ class Pool:
         self.roll = Roll(previous + 1, operation, before, target_before)
         if not self.ready:
             # Nothing serves, so there is nothing to go back to: the next generation is the one in force.
-            yield from self._retire_starting(self.generation, now)
+            yield from self._retire_abandoned(self.generation, now)
             self.generation = self.roll.generation
         self.look_again()
         yield self.report("reloading", f"Pool {self.name} reloads: generation {self.roll.generation}")
@@ -363,7 +363,7 @@ class Pool:
         roll, self.roll = self.roll, None
         if self.generation != roll.generation:
             self.spec, self.target = roll.before, roll.target_before
-            yield from self._retire_starting(roll.generation, now)
+            yield from self._retire_abandoned(roll.generation, now)
         self.look_again()
         text = f"Pool {self.name} keeps generation {self.generation}, reload rejected: {why}"
         yield self.report("reload_rejected", text, level=Level.ERROR)
@@ -380,10 +380,11 @@ class Pool:
                 if other.coming and other.generation == worker.generation:
                     yield from self.retire(other, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
-    def _retire_starting(self, generation: int, now: float) -> Iterator[Effect]:
-        """Those that do not serve yet go at once; for those that serve already, see `plan`."""
+    def _retire_abandoned(self, generation: int, now: float) -> Iterator[Effect]:
+        """Those that do not serve yet go at once, or that serve beside another one; for the others see `plan`."""
         for worker in self.of(generation):
-            if worker.coming:
+            others = [one for one in self.roster.in_slot(worker.slot) if one.generation != generation]
+            if worker.coming or any(one.state is State.READY for one in others):
                 yield from self.retire(worker, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
     # -- what happens -------------------------------------------------------------------------------------

@@ -222,3 +222,13 @@ def test_a_canary_that_dies_within_the_delay_rejects_the_reload():
     assert "died after 5.0 s" in world.of(do.Concluded)[0].reason
     assert world.names() == ["http.1@1", "http.2@1", "http.3@1"]
     assert world.pool("http").ready == 3
+
+
+def test_a_reload_that_is_superseded_within_the_delay_leaves_no_third_worker_in_a_slot():
+    world = serving(pool("http", workers=2, reload=Reload(delay=10.0)))
+    world.send(ev.ReloadAsked("first", ("http",)))
+    assert world.names() == ["http.1@1", "http.1@2", "http.2@1"]
+    world.send(ev.ReloadAsked("second", ("http",)))
+    assert world.names() == ["http.1@1", "http.1@3", "http.2@1"]
+    world.pass_time(30)
+    assert world.names() == ["http.1@3", "http.2@3"]
