@@ -43,7 +43,8 @@ class Template:
         self._parent = parent
         self._channel = channel
         self._board = Scoreboard(fds[0])
-        boot.show_stacks(fds[1], channel)
+        self._dump_fd = fds[1]
+        boot.show_stacks(self._dump_fd, channel)
         self._listeners = boot.adopt_listeners(fds[2:])
         self._application: Any = None
 
@@ -110,6 +111,7 @@ class Template:
         logs.configure(self._boot.log_format, pool=self._boot.pool.name, worker=seat.name)
         try:
             boot.settle(child)
+            os.close(self._dump_fd)  # faulthandler has the worker's own now
         except Exception:  # told to the arbiter, then fatal
             boot.fail(child)
         boot.run(child, lambda: serve(child, self._application))

@@ -61,8 +61,8 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(short_path):
 
 
 def small_disk(directory):
-    """A command that runs its arguments where ``directory`` is a disk of 64 KiB; None if we may not mount."""
-    script = f'mount -t tmpfs -o size=64k tmpfs {directory} && exec "$@"'
+    """A command that runs its arguments where ``directory`` is a disk of 1 MiB; None if we may not mount."""
+    script = f'mount -t tmpfs -o size=1m tmpfs {directory} && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", script, "sh"]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
         return None
@@ -74,7 +74,7 @@ def test_a_state_directory_that_is_full_at_the_start_is_told_plainly(short_path)
     prefix = small_disk(short_path / "var")
     if prefix is None:
         pytest.skip("mounting a small disk needs privileges that this account does not have")
-    fill = ["sh", "-c", f'head -c 65536 /dev/zero > {short_path}/var/filler; exec "$@"', "sh"]
+    fill = ["sh", "-c", f'head -c 1048576 /dev/zero > {short_path}/var/filler; exec "$@"', "sh"]
     with Procmand(short_path, CONFIGURATION, modules=MODULES, ready=False, prefix=[*prefix, *fill]) as daemon:
         assert daemon.process.wait(30) == 1
         assert "No space left on device" in daemon.log
