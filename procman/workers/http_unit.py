@@ -56,12 +56,12 @@ class Units:
         self._rpc: Any = sys.modules.get("procman.rpc")
         work = child.spec.work
         self._database_of = resolver(work.database_from) if isinstance(work, HttpWork) else None
-        if self._scribe is not None:
-            self.serve = self._serve_and_log  # type: ignore[method-assign]
+        # Not asked again for each request.
+        self.serve = self._serve if self._scribe is None else self._serve_and_log  # type: ignore[method-assign]
 
     def serve(self, request: Request, connection: Connection) -> float:
         """Answer the request, and send as much of that as the kernel takes; when the unit ended, CLOCK_MONOTONIC."""
-        return self._serve(request, connection, Exchange(request, connection))
+        return self._serve(request, connection)
 
     def _serve_and_log(self, request: Request, connection: Connection) -> float:
         assert self._scribe is not None
@@ -71,7 +71,9 @@ class Units:
         self._scribe.end(request, exchange, connection)
         return ended
 
-    def _serve(self, request: Request, connection: Connection, exchange: Exchange) -> float:
+    def _serve(self, request: Request, connection: Connection, exchange: Exchange | None = None) -> float:
+        if exchange is None:
+            exchange = Exchange(request, connection)
         if request.path == RUN_JOB and request.method == "GET" and self._signaling is not None:
             # Without a database there are no jobs of ours, and the path is the application's own affair.
             self._serve_job(request, exchange, connection.peer[0])
