@@ -69,7 +69,8 @@ def outcome(parser: RequestParser) -> Any:
         (r.method, r.target, r.version, r.headers, r.keep_alive, r.body and r.body.read(), r.body_size)
         for r in parser.requests
     ]
-    return requests, parser.error and (parser.error.status, str(parser.error))
+    # Of two mistakes in one line after the other, it depends on the pieces which is seen first: the words may differ.
+    return requests, parser.error and parser.error.status
 
 
 def feed(pieces: list[bytes]) -> RequestParser:
@@ -84,7 +85,7 @@ def feed(pieces: list[bytes]) -> RequestParser:
 def test_the_outcome_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
     cuts = sorted({cut for cut in cuts if cut < len(data)})
     whole = outcome(feed([data]))
-    assert whole[1] is None or 400 <= whole[1][0] < 600
+    assert whole[1] is None or 400 <= whole[1] < 600
     assert outcome(feed([data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)])) == whole
     assert outcome(feed([data[n : n + 1] for n in range(len(data))])) == whole
 
