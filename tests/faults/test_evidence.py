@@ -76,7 +76,8 @@ url = "embedded"
 kind = "gevent-longpolling"
 app = "app:application"
 bind = "127.0.0.1:0"
-start_timeout = 2
+start_timeout = 10  # enough for a loaded machine to come to where it is stuck
+stop_timeout = 1
 max_restarts = 1
 """
 
