@@ -41,11 +41,9 @@ def status(pool: PoolSnapshot) -> str:
     return "active" if pool.ready and pool.state is PoolState.STARTING else _STATUSES.get(pool.state, pool.state.value)
 
 
-def process_info(
-    pid: int, usage: Usage, identity: Identity, cpu_percent: float, number: int | None = None
-) -> dict[str, Any]:
-    """Figures of one process; ``number`` is that of its slot."""
-    info: dict[str, Any] = {
+def process_info(pid: int, usage: Usage, identity: Identity, cpu_percent: float) -> dict[str, Any]:
+    """Figures of one process."""
+    return {
         "pid": pid,
         "cmdline": identity.command,
         "username": identity.user,
@@ -60,7 +58,6 @@ def process_info(
         "started": usage.started,
         "children": [],
     }
-    return info if number is None else {**info, "wid": number}
 
 
 def _size(size: int) -> str:

@@ -69,10 +69,10 @@ class Figures:
             return GONE
         if known.info is None:
             try:
-                known.info = process_info(pid, known.usage, processes.identity(pid), cpu_percent, number)
+                known.info = process_info(pid, known.usage, processes.identity(pid), cpu_percent)
             except OSError:
                 return GONE
-        return known.info
+        return known.info if number is None else {**known.info, "wid": number}
 
     def forget(self) -> None:
         """Drop what is remembered of processes that are gone."""

@@ -57,3 +57,13 @@ def test_nothing_is_said_of_a_process_that_is_gone(looks):
     os.waitpid(pid, 0)
     known.look(pid, 200.0)
     assert (known.usage, known.rss, known.cpu_percent, known.info) == (None, 0, 0.0, None)
+
+
+def test_whoever_asks_for_the_number_of_the_slot_gets_it_also_after_one_who_did_not():
+    made = figures.Figures(None, None, None, 0.0)
+    pid = os.getpid()
+    made._usage(pid, 0.0, 100.0)
+    without = made.circus(pid, 1.0)
+    assert "wid" not in without
+    assert made.circus(pid, 1.0, 3) == {**without, "wid": 3}
+    assert made.circus(pid, 1.0) == without
