@@ -15,12 +15,15 @@ class _Keys(dict[bytes, str]):
     """Header names, as they came, to the keys of an environ; to "" those that are none of its keys.
 
     Names with an underscore would get the key of their twin with a dash, which a proxy in front may have checked or
-    removed. And what proxies tell is a matter of its own: anybody can send it.
+    removed. What proxies tell is a matter of its own: anybody can send it. And ``Proxy`` would be HTTP_PROXY, which is
+    taken for a setting by what passes an environ on to programs (CVE-2016-5385 and its siblings); nobody needs it.
     """
 
     def __missing__(self, name: bytes) -> str:
         key = "" if b"_" in name or is_told(name) else name.decode("latin-1").upper().replace("-", "_")
-        if key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if key == "PROXY":
+            key = ""
+        elif key and key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
         if len(self) < _MOST_REMEMBERED:
             self[name] = key

@@ -77,23 +77,33 @@ class Nginx:
     def __init__(self, directory, upstream):
         self.directory = directory / "nginx"
         self.directory.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        conf = self.directory / "nginx.conf"
-        conf.write_text(NGINX_CONF.format(directory=self.directory, upstream=upstream, port=self.port))
-        self._log = (self.directory / "log").open("wb")
-        self._process = subprocess.Popen(
-            [NGINX, "-p", str(self.directory), "-c", str(conf), "-e", "stderr"], stdout=self._log, stderr=self._log
-        )
+        self.upstream = upstream
+        self.port = 0
+        self._process = None
 
     @property
     def address(self):
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self):
-        wait_until(self._listens, f"nginx to listen: {(self.directory / 'log').read_text()}")
-        return self
+        for _ in range(
+            5
+        ):  # nginx can't say which port it was given, and a free one may be somebody else's the next moment
+            self._start()
+            wait_until(lambda: self._process.poll() is not None or self._listens(), "nginx to listen")
+            if self._process.poll() is None:
+                return self
+        raise AssertionError((self.directory / "log").read_text())
+
+    def _start(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        conf = self.directory / "nginx.conf"
+        conf.write_text(NGINX_CONF.format(directory=self.directory, upstream=self.upstream, port=self.port))
+        command = [NGINX, "-p", str(self.directory), "-c", str(conf), "-e", "stderr"]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def _listens(self):
         try:
@@ -105,7 +115,6 @@ class Nginx:
     def __exit__(self, *_):
         self._process.terminate()
         self._process.wait(PATIENCE)
-        self._log.close()
 
 
 @pytest.mark.parametrize("unix", [False, True])

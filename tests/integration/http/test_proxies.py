@@ -194,7 +194,7 @@ def test_from_others_it_is_a_malformed_request(short_path: Path) -> None:
 
 
 def test_a_header_that_does_not_come_holds_nobody(short_path: Path) -> None:
-    with proxied(short_path, header_timeout=0.3) as web:
+    with proxied(short_path, header_timeout=2.0) as web:
         web.start()
         with web.connect() as slow, web.connect() as silent:
             slow.send(b"PROXY TCP4 1.2.3.4")

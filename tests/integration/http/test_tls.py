@@ -132,7 +132,7 @@ def test_nonsense_is_closed_and_harms_nobody(web: Service, authority: Authority)
 
 
 def test_slow_handshakes_hold_nobody_and_are_ended(short_path: Path, authority: Authority) -> None:
-    with service(short_path, certfile=str(authority.cert), keyfile=str(authority.key), header_timeout=0.5) as web:
+    with service(short_path, certfile=str(authority.cert), keyfile=str(authority.key), header_timeout=2.0) as web:
         web.start()
         slow = [web.connect() for _ in range(20)]
         for number, client in enumerate(slow):

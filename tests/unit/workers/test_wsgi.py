@@ -129,6 +129,11 @@ def test_underscores_do_not_shadow_dashes() -> None:
     assert "HTTP_X_FORWARDED_FOR" not in made
 
 
+def test_no_client_can_set_a_proxy() -> None:
+    made = environ(b"GET / HTTP/1.1\r\nHost: x\r\nProxy: http://evil/\r\npRoXy: http://evil/\r\n\r\n")
+    assert not [key for key in made if "PROXY" in key]
+
+
 def test_a_chunked_body_has_a_length_and_no_coding() -> None:
     made = environ(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
     assert (made["CONTENT_LENGTH"], made["wsgi.input"].read()) == ("3", b"abc")
