@@ -362,13 +362,14 @@ class Keeper:
     def __init__(self, path: Path, done: threading.Event) -> None:
         self._path, self._done = str(path), done
         self.lost: list[OSError] = []
+        self.unannounced = 0  # reused connections that were closed without a word; asked again, as RFC 9110 allows
         self.times: list[float] = []
 
     def run(self) -> None:
         """Ask until done."""
         sock: socket.socket | None = None
         while not self._done.is_set():
-            begun = time.monotonic()
+            begun, reused = time.monotonic(), sock is not None
             try:
                 if sock is None:
                     sock = socket.socket(socket.AF_UNIX)
@@ -378,8 +379,11 @@ class Keeper:
                     sock.close()
                     sock = None
             except OSError as error:
-                self.lost.append(error)
                 sock = None
+                if reused and isinstance(error, ConnectionError):
+                    self.unannounced += 1
+                    continue
+                self.lost.append(error)
             self.times.append(time.monotonic() - begun)
 
     def _ask(self, sock: socket.socket) -> bool:
@@ -411,8 +415,11 @@ def reloads(options: argparse.Namespace) -> None:
             for client in clients:
                 client.join()
         lost, slowest = len(keeper.lost), max(keeper.times) * 1000
-        target = f"   target 0, ≤ 50 ms: {'yes' if not lost and slowest <= 50 else 'NO'}" if kind is Procman else ""
-        table.row(kind.name, f"{lost} of {len(keeper.times)} lost, the slowest {slowest:.0f} ms{target}")
+        text = f"{lost} of {len(keeper.times)} lost, {keeper.unannounced} reused connections closed unannounced"
+        if kind is Procman:
+            reached = not lost and not keeper.unannounced and slowest <= 50
+            text += f"   target 0, 0, ≤ 50 ms: {'yes' if reached else 'NO'}"
+        table.row(kind.name, f"the slowest {slowest:5.0f} ms, {text}")
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
