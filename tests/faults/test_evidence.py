@@ -20,11 +20,11 @@ STUCK = {
 @pytest.mark.parametrize("how", STUCK)
 def test_a_reload_that_is_stuck_in_the_import_shows_where(short_path, how):
     code, evidence = STUCK[how]
-    with Procmand(short_path, CONFIGURATION + "start_timeout = 1\n", modules={"app.py": APPLICATION}) as daemon:
+    with Procmand(short_path, CONFIGURATION + "start_timeout = 8\n", modules={"app.py": APPLICATION}) as daemon:
         (daemon.directory / "app.py").write_text(code)
         run = daemon.procmanctl("reload", "http")
         assert run.returncode == 1
-        assert "the application was not imported within 1 s" in run.stderr
+        assert "the application was not imported within 8 s" in run.stderr
         assert evidence in run.stderr
         log = daemon.log
         begun = log.index("Stacks before the kill:\n  Template http@2 (")
