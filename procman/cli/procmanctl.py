@@ -460,6 +460,45 @@ def shutdown(settings: Settings) -> None:
 
 
 @main.command()
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
+@click.option("--database", metavar="NAME", help="One of [database] databases instead of the main one.")
+@click.pass_obj
+def invalidate(settings: Settings, groups: tuple[str, ...], database: str | None) -> None:
+    """Have everybody compute anew what is cached in these groups (`procman.registry`: load the registry anew).
+
+    This asks the database of the configuration, not the daemon: it reaches every daemon that shares it.
+    """
+    from procman.cli import database as databases
+
+    try:
+        name = databases.invalidate(databases.spec(settings.config, os.environ), database, groups)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="GROUP") from None
+    settings.show(
+        {"database": name, "groups": list(groups)},
+        lambda made: f"invalidated in database {made['database']}: {', '.join(made['groups'])}",
+    )
+
+
+@main.group(cls=click.Group)
+def db() -> None:
+    """The schema that procman keeps in a database."""
+
+
+@db.command(cls=ControlCommand)
+@click.argument("role", required=False)
+@click.pass_obj
+def sql(settings: Settings, role: str | None) -> None:
+    """Print the SQL that installs procman's schema, for an administrator to run; with the grants for ROLE.
+
+    procman installs and updates its schema by itself wherever its role may.
+    """
+    from procman.db.migrate import sql as script
+
+    settings.show({"sql": script(role)}, lambda made: str(made["sql"]).rstrip())
+
+
+@main.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--client", metavar="NAME", help="Make the keys of this client instead of the daemon's.")
 @click.option("--server", metavar="KEY", help="The daemon's public key, or its file of keys; a client's file has it.")

@@ -51,12 +51,20 @@ def _program(name: str, command: click.Command) -> Iterator[str]:
     yield f"## {name}\n"
     yield from _command(command, context)
     if isinstance(command, click.Group):
-        shared = {option for param in command.params for option in param.opts}
-        for word in command.list_commands(context):
-            child = command.get_command(context, word)
-            if child is not None:
-                yield f"### {name} {word}\n"
-                yield from _command(child, click.Context(child, info_name=word, parent=context), shared)
+        yield from _children(command, context, {option for param in command.params for option in param.opts})
+
+
+def _children(group: click.Group, context: click.Context, shared: Container[str]) -> Iterator[str]:
+    for word in group.list_commands(context):
+        child = group.get_command(context, word)
+        if child is None:
+            continue
+        within = click.Context(child, info_name=word, parent=context)
+        if isinstance(child, click.Group):
+            yield from _children(child, within, shared)
+        else:
+            yield f"### {within.command_path}\n"
+            yield from _command(child, within, shared)
 
 
 def _command(command: click.Command, context: click.Context, shared: Container[str] = ()) -> Iterator[str]:

@@ -1,13 +1,12 @@
 """procman's own schema in a database: versioned, installed and updated by whoever comes first.
 
 Each file of ``migrations`` is run once, in the order of their names, and noted in ``procman.migration``. That a
-file has been run is known by its name, so a hole in the numbers is filled later. For an administrator ``python
--m procman.db.migrate`` prints them all; with a role as its argument it also grants that role what procman needs.
+file has been run is known by its name, so a hole in the numbers is filled later. For an administrator
+``procmanctl db sql`` prints them all; with a role as its argument it also grants that role what procman needs.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -109,9 +108,5 @@ def _hint(connection: Connection, error: psycopg2.Error) -> str:
     return (
         f"role {role} may not install procman's schema in database {database} ({str(error).strip()}): have an "
         f'administrator run `CREATE SCHEMA procman AUTHORIZATION "{role}"` in it, '
-        f"or the script that `python -m procman.db.migrate {role}` prints"
+        f"or the script that `procmanctl db sql {role}` prints"
     )
-
-
-if __name__ == "__main__":
-    print(sql(*sys.argv[1:2]), end="")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 
 import psycopg2
@@ -11,6 +10,7 @@ from procman.db import migrate as module
 from procman.db.connection import connect, url_for
 from procman.db.migrate import migrate, sql
 from procman.errors import DatabaseSetupError
+from tests.support.daemon import program
 
 
 def names(connection):
@@ -86,7 +86,7 @@ def test_a_role_that_may_not_is_told_what_to_do(database_url, poor):
         migrate(connection)
     assert f"role {role} may not install procman's schema in database t_" in str(caught.value)
     assert f'CREATE SCHEMA procman AUTHORIZATION "{role}"' in str(caught.value)
-    assert f"python -m procman.db.migrate {role}" in str(caught.value)
+    assert f"procmanctl db sql {role}" in str(caught.value)
     administrator = connect(database_url)
     with administrator.cursor() as cr:
         cr.execute(f'CREATE SCHEMA procman AUTHORIZATION "{role}"')
@@ -98,7 +98,7 @@ def test_a_role_that_may_not_is_told_what_to_do(database_url, poor):
 
 def test_the_script_for_an_administrator_does_the_same(database_url, poor):
     role, url = poor
-    command = [sys.executable, "-m", "procman.db.migrate", role]
+    command = [program("procmanctl"), "db", "sql", role]
     script = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert script == sql(role)
     administrator = connect(database_url)
