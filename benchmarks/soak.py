@@ -341,6 +341,7 @@ def main() -> None:
     parser.add_argument("--kill", type=float, default=2.0, help="seconds between kills, on the average")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     print(
         f"{options.seconds:g} s, reload every {options.reload:g} s, kill every {options.kill:g} s, seed {options.seed}"
     )

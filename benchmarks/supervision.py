@@ -446,6 +446,7 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=20.0, help="how many seconds to do nothing for")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / f"procman-peers-{os.getuid()}")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     options.peers = contenders.environment(options.peers.absolute())
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
     for name in options.names or MEASURES:
