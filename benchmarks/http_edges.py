@@ -63,7 +63,7 @@ def run(daemon: Procmand, rounds: int, seconds: float) -> dict[str, list[tuple[f
     places = []
     for number, (more, _) in enumerate(CASES.values()):
         daemon.wait_serving(f"p{number}", 1)
-        pool = daemon.pool(f"p{number}")
+        pool = daemon.ask("status")["pools"][f"p{number}"]
         scheme = "https" if "certfile" in more else "http"
         places.append((f"{scheme}://{pool['listens'][0]}/", pool["workers"][0]["pid"]))
     for turn in range(rounds + 1):
