@@ -10,7 +10,6 @@ pipe without a reader does not take is kept, up to `MOST_KEPT`, and then dropped
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ import stat
 import time
 from collections import deque
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 
 from procman.observe.logs import Outlet
@@ -83,7 +83,7 @@ class TextLines:
             f'{visit.remote or "unix"} - - [{self._stamp}] "{asked}" {visit.status} {visit.sent} '
             f'"{_escaped(visit.referer)}" "{_escaped(visit.user_agent)}" '
             f"worker={self._worker} wait={visit.wait:.6f} real={visit.real:.6f} cpu={visit.cpu:.6f} "
-            f"queries={_or_dash(visit.queries, 'd')} query_time={_or_dash(visit.query_time, '.6f')}\n"
+            f"queries={_or(visit.queries, 'd', '-')} query_time={_or(visit.query_time, '.6f', '-')}\n"
         )
 
 
@@ -91,42 +91,33 @@ class JsonLines:
     """One object per line; times in seconds, ``time`` in UTC."""
 
     def __init__(self, worker: str, generation: int) -> None:
-        self._worker = worker
+        self._worker = _json(worker)
         self._generation = generation
         self._second = -1
         self._stamp = ""
-        self._encode = json.JSONEncoder(separators=(",", ":")).encode
 
     def __call__(self, visit: Visit) -> str:
         second = int(visit.ended)
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        fields = {
-            "time": f"{self._stamp}.{int(visit.ended % 1 * 1000):03d}Z",
-            "remote": visit.remote or "unix",
-            "scheme": visit.scheme,
-            "host": visit.host,
-            "method": visit.method,
-            "target": visit.target,
-            "protocol": visit.protocol,
-            "status": visit.status,
-            "sent": visit.sent,
-            "received": visit.received,
-            "referer": visit.referer,
-            "user_agent": visit.user_agent,
-            "worker": self._worker,
-            "generation": self._generation,
-            "wait": round(visit.wait, 6),
-            "real": round(visit.real, 6),
-            "cpu": round(visit.cpu, 6),
-            "queries": visit.queries,
-            "query_time": None if visit.query_time is None else round(visit.query_time, 6),
-        }
-        return self._encode(fields) + "\n"
+        # A third of the time that an encoder takes to find out what it has before it.
+        return (
+            f'{{"time":"{self._stamp}.{int(visit.ended % 1 * 1000):03d}Z","remote":{_json(visit.remote or "unix")},'
+            f'"scheme":"{visit.scheme}","host":{_json(visit.host)},"method":{_json(visit.method)},'
+            f'"target":{_json(visit.target)},"protocol":{_json(visit.protocol)},"status":{visit.status},'
+            f'"sent":{visit.sent},"received":{visit.received},"referer":{_json(visit.referer)},'
+            f'"user_agent":{_json(visit.user_agent)},"worker":{self._worker},"generation":{self._generation},'
+            f'"wait":{visit.wait:.6f},"real":{visit.real:.6f},"cpu":{visit.cpu:.6f},'
+            f'"queries":{_or(visit.queries, "d", "null")},"query_time":{_or(visit.query_time, ".6f", "null")}}}\n'
+        )
 
 
-def _or_dash(number: float | None, form: str) -> str:
-    return "-" if number is None else format(number, form)
+def _json(text: str | None) -> str:
+    return "null" if text is None else encode_basestring_ascii(text)
+
+
+def _or(number: float | None, form: str, none: str) -> str:
+    return none if number is None else format(number, form)
 
 
 def _escaped(text: str | None) -> str:
