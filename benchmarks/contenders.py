@@ -6,6 +6,7 @@ all commands start under the same conditions.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -106,12 +107,17 @@ class Contender:
         return self.process.pid
 
     def stop(self) -> None:
+        pidfds = [os.pidfd_open(pid) for pid in children(self.pid)]
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for pidfd in pidfds:  # not every manager takes its workers with it
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
         os.close(self._started)
 
     # -- looking ------------------------------------------------------------------------------------------

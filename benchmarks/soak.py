@@ -73,6 +73,7 @@ SAMPLE = 1.0
 WARM_UP = 0.2  # the part of the time that comes before the comparison
 MOST_GROWTH = 1.0  # MiB
 MOST_REMEMBERED = 100_000
+CONTEXT = 20  # lines of the log that are shown with one that should not be there
 
 
 @dataclass
@@ -302,7 +303,8 @@ def soak(options: argparse.Namespace) -> bool:
         after = settled(daemon)
         journal.close()
         log = (daemon.directory / "log").read_text().splitlines()
-        unhappy = [line for line in log if "Traceback" in line or "parked" in line]
+        found = [index for index, line in enumerate(log) if "Traceback" in line or "parked" in line]
+        unhappy = ["\n".join(log[max(0, index - 2) : index + CONTEXT]) for index in found]
     return report(record, (before, after), cpu / options.seconds, unhappy)
 
 
