@@ -1,0 +1,113 @@
+"""What the workers of each kind work on. A name may mean something else in another kind: `app` does."""
+
+from __future__ import annotations
+
+from procman.config.addresses import HttpUrl, ListenAddress
+from procman.config.commands import Ready, Sockets
+from procman.config.keys.key import Computed, key
+from procman.config.values import Duration, ListOf, OrNone, Text
+from procman.config.words import Application, Channels, Command, DatabaseResolver, Module, Umask
+from procman.core.spec import CronWork, ExecWork, HttpWork, JobrunnerWork, Kind, LongpollingWork, Work
+
+WORK: dict[Kind, type[Work]] = {
+    Kind.HTTP: HttpWork,
+    Kind.CRON: CronWork,
+    Kind.JOBRUNNER: JobrunnerWork,
+    Kind.LONGPOLLING: LongpollingWork,
+    Kind.EXEC: ExecWork,
+}
+
+_WITH_WEB_APP = {Kind.HTTP, Kind.LONGPOLLING}
+
+WORK_KEYS = (
+    key(
+        "app",
+        Application(),
+        "WSGI application, `module:callable`, or a factory of one, `module:factory()`.",
+        of=HttpWork,
+        kinds={Kind.HTTP},
+    ),
+    key(
+        "app",
+        Application(),
+        "The application whose modules know the bus; without one, only the bus is served.",
+        default=Computed("none"),
+        kinds={Kind.LONGPOLLING},
+    ),
+    key(
+        "database_from",
+        OrNone(DatabaseResolver()),
+        "Which of `[database] databases` a request is for: by its host, where `%h` is the name and `%d` its first "
+        "label, by a header, or as a function of the environ says. A host that is no one database's gets 404.",
+        of=HttpWork,
+        kinds={Kind.HTTP},
+    ),
+    key(
+        "app",
+        ListOf(Module()),
+        "Modules to import: their `@procman.cron` functions run.",
+        of=CronWork,
+        field="modules",
+        kinds={Kind.CRON},
+    ),
+    key("bind", ListOf(ListenAddress()), "Where to listen.", of=HttpWork, field="binds", kinds=_WITH_WEB_APP),
+    key(
+        "socket_mode",
+        Umask(),
+        "Permissions of the files of its unix sockets: who may write may connect; without, `umask` leaves them.",
+        of=HttpWork,
+        kinds=_WITH_WEB_APP,
+    ),
+    key("channels", Channels(), "Channels and their capacities.", default="root:1", kinds={Kind.JOBRUNNER}),
+    key(
+        "target",
+        Text("the name of a pool"),
+        "The http pool that runs the jobs.",
+        default=Computed("the only http pool"),
+        kinds={Kind.JOBRUNNER},
+    ),
+    key(
+        "url",
+        HttpUrl(),
+        "A server that runs the jobs, instead of a pool.",
+        default=Computed("none"),
+        kinds={Kind.JOBRUNNER},
+    ),
+    key(
+        "command",
+        Command(),
+        "Program and arguments; there is no shell. `${slot}` is the number of the slot, `${fd:NAME}` of a socket.",
+        of=ExecWork,
+        kinds={Kind.EXEC},
+    ),
+)
+
+# When a command is ready, and what it inherits.
+EXEC_KEYS = (
+    key(
+        "ready",
+        Ready(),
+        '`"alive"`: after `start_seconds`; `"notify"`: when it says so by sd_notify(3); a probe: when the URL '
+        "answers with 2xx or 3xx, the address accepts, or the command succeeds. It is asked every `interval` "
+        "(0.5 s), and has `timeout` (2 s) to answer, until `start_timeout`. `${slot}` is the number of the slot. "
+        "Whoever answers is believed, so give each worker an address of its own.",
+        of=ExecWork,
+        kinds={Kind.EXEC},
+    ),
+    key(
+        "sockets",
+        Sockets(),
+        "Listening sockets that the daemon holds and the command inherits, as systemd's socket activation passes "
+        "them (`LISTEN_FDS`, `LISTEN_FDNAMES`); `${fd:NAME}` in the command is the number of one. They stay open "
+        "while workers come and go.",
+        of=ExecWork,
+        kinds={Kind.EXEC},
+    ),
+    key(
+        "start_seconds",
+        Duration(zero=True),
+        "A command that has lived for this long is ready.",
+        of=ExecWork,
+        kinds={Kind.EXEC},
+    ),
+)
