@@ -259,18 +259,21 @@ def test_a_worker_goes_after_its_share_of_requests_and_none_is_lost(short_path):
 
 
 def test_a_worker_that_has_done_its_share_is_replaced_before_it_goes(short_path):
+    def life():
+        happened = [
+            event["topic"].rpartition(".")[2] for event in daemon.ctl("events")["events"] if event["slot"] == "http.1"
+        ]
+        happened = [what for what in happened if what in ("recycling", "ready", "retiring")]
+        return happened[happened.index("recycling") :] if "recycling" in happened else []
+
     with limited(short_path, "requests = 5") as daemon:
         with Traffic(daemon.address()) as traffic:
             traffic.wait_for(60)
+            daemon.wait(lambda: len(life()) >= 3, "a worker of its slot, replaced")
         assert traffic.lost == []
-        life = [
-            event["topic"].rpartition(".")[2] for event in daemon.ctl("events")["events"] if event["slot"] == "http.1"
-        ]
-    life = [what for what in life if what in ("recycling", "ready", "retiring")]
-    first = life.index("recycling")
-    whole = len(life[first:]) // 3 * 3
-    assert whole > 0
-    assert life[first : first + whole] == ["recycling", "ready", "retiring"] * (whole // 3)
+        seen = life()
+    whole = len(seen) // 3 * 3
+    assert seen[:whole] == ["recycling", "ready", "retiring"] * (whole // 3)
 
 
 def test_where_no_successor_can_start_the_worker_serves_on(short_path):
@@ -287,7 +290,10 @@ def test_where_no_successor_can_start_the_worker_serves_on(short_path):
         assert {worker["pid"] for worker in daemon.pool("http")["workers"] if worker["pid"]} == before
         assert daemon.pool("http")["state"] == "running"
         (short_path / "broken").unlink()
-        daemon.wait(lambda: {worker["pid"] for worker in daemon.pool("http")["workers"]}.isdisjoint(before), "others")
+        with Traffic(daemon.address(), keep_alive=False):  # until each of them has had its share
+            daemon.wait(
+                lambda: {worker["pid"] for worker in daemon.pool("http")["workers"]}.isdisjoint(before), "others"
+            )
 
 
 def test_an_application_that_can_not_be_imported_at_the_start_is_told_with_its_traceback(short_path):
