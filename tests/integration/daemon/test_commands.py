@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -38,23 +39,96 @@ def test_the_control_socket_is_for_its_owner_alone(short_path):
         assert stat.S_IMODE(os.stat(short_path / "var").st_mode) == 0o700
 
 
-def test_stats_has_exactly_the_shape_that_is_promised(short_path):
+def has_shape(figures, promised, added):
+    """All that is promised is there, of its type, and what else there is has been thought about."""
+    assert set(figures) == set(promised) | added
+    # bool is an int, but whoever reads JSON can tell them apart.
+    wrong = {name: figures[name] for name, types in promised.items() if type(figures[name]) not in types}
+    assert not wrong
+
+
+# What users and other programs rely on: these names, and these types of JSON.
+PROMISED_OF_ARBITER = {
+    "pid": (int,),
+    "version": (str,),
+    "uptime": (float,),
+    "rss": (int,),
+    "cpu_percent": (float,),
+    "state": (str,),
+}
+PROMISED_OF_POOL = {
+    "kind": (str,),
+    "state": (str,),
+    "generation": (int,),
+    "target": (int,),
+    "ready": (int,),
+    "busy": (int,),
+    "workers": (list,),
+}
+PROMISED_OF_WORKER = {
+    "name": (str,),
+    "pid": (int,),
+    "generation": (int,),
+    "state": (str,),
+    "busy": (bool,),
+    "unit": (str, type(None)),
+    "unit_seconds": (float, type(None)),
+    "requests": (int,),
+    "rss": (int,),
+    "cpu_percent": (float,),
+    "uptime": (float,),
+}
+# What procman adds: to every worker; to one that has answered requests; to a pool that listens.
+ADDED_TO_WORKER = {"errors"}
+ADDED_TO_HTTP_WORKER = {
+    *("p50", "p99", "latencies", "request_seconds"),
+    *("connections", "bytes_received", "bytes_sent"),
+}
+ADDED_TO_LISTENER = {"backlog"}
+
+
+def test_stats_has_the_shape_that_is_promised(short_path):
     with Procmand(short_path, TWO_SLEEPERS) as daemon:
         run = daemon.procmanctl("--json", "stats")
         assert run.returncode == 0, run.stderr
         stats = json.loads(run.stdout)
     assert set(stats) == {"arbiter", "pools"}
-    assert set(stats["arbiter"]) == {"pid", "version", "uptime", "rss", "cpu_percent", "state"}
+    has_shape(stats["arbiter"], PROMISED_OF_ARBITER, set())
     assert stats["arbiter"]["pid"] == daemon.process.pid
     assert stats["arbiter"]["state"] == "running"
     sleeper = stats["pools"]["sleeper"]
-    assert set(sleeper) == {"kind", "state", "generation", "target", "ready", "busy", "workers"}
+    has_shape(sleeper, PROMISED_OF_POOL, set())
     assert (sleeper["kind"], sleeper["state"], sleeper["target"], sleeper["ready"]) == ("exec", "running", 2, 2)
     for worker in sleeper["workers"]:
-        assert set(worker) == {
-            *("name", "pid", "generation", "state", "busy", "unit", "unit_seconds"),
-            *("requests", "rss", "cpu_percent", "uptime"),
-        }
+        has_shape(worker, PROMISED_OF_WORKER, ADDED_TO_WORKER)
+
+
+READS_A_PIPE = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    if environ["PATH_INFO"] == "/pipe":
+        with open("pipe") as pipe:
+            pipe.read()
+    return []
+"""
+
+
+def test_stats_of_an_http_pool_has_the_same_shape_and_more(short_path):
+    configuration = '[pools.http]\nkind = "http"\napp = "reads:application"\nbind = "127.0.0.1:0"\n'
+    os.mkfifo(short_path / "pipe")
+    modules = {"reads.py": READS_A_PIPE}
+    with Procmand(short_path, configuration, modules=modules) as daemon, ThreadPoolExecutor() as client:
+        assert daemon.request("GET", "/")[0] == 200
+        with open(short_path / "pipe", "r+b", buffering=0):  # as long as it is open, the unit reads on
+            answer = client.submit(daemon.request, "GET", "/pipe")
+            daemon.wait(lambda: daemon.worker("http.1")["busy"], "the worker to be in the unit")
+            http = daemon.ctl("stats")["pools"]["http"]
+        assert answer.result()[0] == 200
+    has_shape(http, PROMISED_OF_POOL, ADDED_TO_LISTENER)
+    (worker,) = http["workers"]
+    has_shape(worker, PROMISED_OF_WORKER, ADDED_TO_WORKER | ADDED_TO_HTTP_WORKER)
+    assert (http["busy"], worker["busy"], worker["unit"]) == (1, True, "GET /pipe")
+    assert worker["unit_seconds"] >= 0
 
 
 def test_a_killed_command_is_replaced(short_path):
