@@ -154,10 +154,10 @@ _DOING = (
     ),
     Command(
         name="reloadconfig",
-        doc="Read the configuration again and apply it: reload without a pool.",
+        doc="Read the configuration again and apply the difference, as `reload` without a pool does; if there is none, "
+        "nothing is done.",
         properties=(_WAITING,),
         waits=True,
-        means="reload",
     ),
     Command(
         name="start",

@@ -31,7 +31,7 @@ log = logging.getLogger("procman.arbiter")
 
 DONE = {"outcome": Outcome.DONE.value}
 
-NOT_WHILE_STOPPING = frozenset({"reload", "restart", "scale", "set", "start", "stop", "upgrade"})
+NOT_WHILE_STOPPING = frozenset({"reload", "reloadconfig", "restart", "scale", "set", "start", "stop", "upgrade"})
 
 
 class Commands:
@@ -46,6 +46,7 @@ class Commands:
             "dumpstacks": self._dumpstacks,
             "kill": self._kill,
             "reload": self._reload,
+            "reloadconfig": self._reloadconfig,
             "restart": self._restart,
             "scale": self._scale,
             "set": self._set,
@@ -158,11 +159,17 @@ class Commands:
         if names is None:
             return
         if not call.request.names:
-            problem = self._daemon.reload_configuration(call)
-            if problem:
-                call.fail(f"the configuration is wrong, nothing was changed:\n{problem}")
+            self._configure(call, code=True)
             return
         self._daemon.emit(ev.ReloadAsked(self.begin("reload", names, call), names))
+
+    def _reloadconfig(self, call: Call) -> None:
+        self._configure(call, code=False)
+
+    def _configure(self, call: Call, *, code: bool) -> None:
+        problem = self._daemon.reload_configuration(call, code=code)
+        if problem:
+            call.fail(f"the configuration is wrong, nothing was changed:\n{problem}")
 
     def _start(self, call: Call) -> None:
         names = finding.pool_names(call, self._daemon.arbiter)

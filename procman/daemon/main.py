@@ -405,7 +405,7 @@ class Daemon:
         self.emit(ev.ShutdownAsked(ev.Haste.GRACEFUL if signum == signal.SIGINT else ev.Haste.BOUNDED))
 
     def _hang_up(self) -> None:
-        problem = self.reload_configuration(None)
+        problem = self.reload_configuration(None, code=True)
         if problem:
             log.error("The configuration is wrong, nothing was changed:\n%s", problem)
 
@@ -455,10 +455,11 @@ class Daemon:
         taken = MOST_RECORDS_PER_WORKER * sum(max(pool.target, pool.spec.most_workers) for pool in others)
         return max(1, (self.board.size - taken) // MOST_RECORDS_PER_WORKER)
 
-    def reload_configuration(self, call: Call | None) -> str:
-        """Read the file again and apply the difference, or reload every pool when there is none; what is wrong with it.
+    def reload_configuration(self, call: Call | None, *, code: bool) -> str:
+        """Read the file again and apply the difference; what is wrong with it.
 
-        A file that is wrong, or that wants an address which can't be had, changes nothing.
+        When there is none, and it may be about ``code``, every pool is reloaded. A file that is wrong, or that wants an
+        address which can't be had, changes nothing.
         """
         # Whatever is still to be done concerns the sockets there are now; then the new ones are opened and taken over
         # in one go, or something in between would close them, because no pool wants them yet.
@@ -479,7 +480,7 @@ class Daemon:
         operation = self.commands.begin("reload", tuple(pool.name for pool in spec.pools), call)
         self.herald.update(self._describe(), reloading=True)
         # A file that says what it said before was not read for its own sake: there is new code.
-        self.emit(ev.Configured(spec.pools, operation, unchanged=same))
+        self.emit(ev.Configured(spec.pools, operation, unchanged=same and code))
         self.work_off_events()
         return ""
 

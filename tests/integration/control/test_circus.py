@@ -177,8 +177,22 @@ def test_reload(client, daemon):
     # Those of the first reload may still be finishing what they had accepted.
     daemon.wait(lambda: set(before).isdisjoint(pids(client, "http")), "every worker to be another one")
     assert daemon.pool("http")["generation"] == 2
+
+
+def test_reloadconfig_applies_the_difference_and_nothing_else(client, daemon):
+    def reload():
+        assert client.send_message("reloadconfig", waiting=True)["status"] == "ok"
+        return pids(client, "http"), pids(client, "sleeper")
+
+    before = pids(client, "http"), pids(client, "sleeper")
+    assert reload() == before
+    assert daemon.pool("http")["generation"] == daemon.pool("sleeper")["generation"] == 1
+    daemon.file.write_text(CONFIGURATION.replace("green", "blue"))
+    http, sleeper = reload()
+    assert http == before[0]
+    assert set(sleeper).isdisjoint(before[1])
     daemon.file.write_text(CONFIGURATION.replace("workers = 2", "workers = 1"))
-    assert client.send_message("reloadconfig", waiting=True)["status"] == "ok"
+    reload()
     daemon.wait(lambda: daemon.pool("http")["target"] == 1, "the new number of workers")
 
 

@@ -55,7 +55,7 @@ def test_null_is_absent():
         ("reload", {"name": "http", "graceful": True, "sequential": False}, "reload", None),
         ("stop", {"name": "http", "match": "glob"}, "stop", None),
         ("reload", {"graceful": False, "sequential": True, "waiting": False}, "reload", None),
-        ("reloadconfig", {"waiting": True}, "reload", {"waiting": True}),
+        ("reloadconfig", {"waiting": True}, "reloadconfig", {"waiting": True}),
         ("kill", {"name": "http", "pid": "4711", "graceful_timeout": "5"}, "kill", None),
     ],
 )
