@@ -247,7 +247,8 @@ def invalidate(*groups: str, using: Any = None) -> None:
     """What was cached in these groups is to be computed anew, in every process, from the commit of this unit on.
 
     Never if the unit rolls back. The unit itself sees its own changes at once. Outside of units it is a
-    transaction of its own. ``using``, any DB-API cursor, signals in that cursor's transaction instead.
+    transaction of its own. ``using`` signals in another transaction instead: that of a DB-API cursor of any
+    driver, or of a Connection or Session of SQLAlchemy.
     """
     for group in groups:
         store.check_public_group(group)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procman.db.connection import execute
 from procman.errors import DatabaseSetupError
+from procman.signaling.foreign import execute_in
 from procman.signaling.store import REGISTRY, Tag
 
 if TYPE_CHECKING:
@@ -98,15 +99,14 @@ class OdooStore:
         """Signal what has been committed."""
         execute(connection, "; ".join(self._moves(self._find(connection), groups)))
 
-    def through(self, cursor: Any, groups: Iterable[str]) -> None:
-        """Signal in the transaction of a cursor of any driver: before its commit, of which nobody tells us.
+    def through(self, using: Any, groups: Iterable[str]) -> None:
+        """Signal in a transaction of somebody else's: before its commit, of which nobody tells us.
 
         Whoever reads between the signal and the commit keeps what is stale; so did Odoo's own cron up to 19.0.
         """
-        cursor.execute(_FIND)
-        layout = _layout(dict(cursor.fetchall()), "of the cursor")
+        layout = _layout(dict(execute_in(using, _FIND)), "of this connection")
         for move in self._moves(layout, groups):
-            cursor.execute(move)
+            execute_in(using, move)
 
     def forget(self) -> None:
         """The database is another one, or Odoo has been upgraded: look again."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from procman.core.spec import Isolation
 from procman.db.connection import execute
 from procman.db.migrate import LOCK_CLASS, LOCK_FOLD
+from procman.signaling.foreign import execute_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,9 +100,9 @@ class DigestStore:
     def after(self, connection: Connection, groups: Iterable[str]) -> None:
         """Nothing is left to be done after the commit."""
 
-    def through(self, cursor: Any, groups: Iterable[str]) -> None:
-        """Signal in the transaction of a cursor of any driver."""
-        cursor.execute(insertion(groups))
+    def through(self, using: Any, groups: Iterable[str]) -> None:
+        """Signal in a transaction of somebody else's (see `execute_in`)."""
+        execute_in(using, insertion(groups))
 
     def forget(self) -> None:
         """Nothing is remembered."""

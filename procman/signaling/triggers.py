@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from procman.db.connection import execute
+from procman.signaling.foreign import execute_in
 from procman.signaling.store import check_public_group
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def signal_on_change(table: str, *, group: str, using: Any = None) -> None:
 
     Called at import, it is seen to when the process first uses a database: in each one that has the table and where
     the role may change it, a statement trigger for INSERT, UPDATE, DELETE and TRUNCATE is made unless it is there.
-    ``using``, a DB-API cursor, makes it at once in that cursor's transaction, as in a migration of the application.
+    ``using`` as for `invalidate` makes it at once, in that transaction, as in a migration of the application.
 
     ``table`` is written as in SQL: ``product_price``, ``shop.price``, ``"Price"``. A statement on a single partition
     does not fire the triggers of its parent (CREATE TRIGGER): name the partitions too. Raises ValueError.
@@ -42,7 +43,7 @@ def signal_on_change(table: str, *, group: str, using: Any = None) -> None:
     if using is None:
         _declared[table, group] = None
     else:
-        using.execute(_statement(table, group))
+        execute_in(using, _statement(table, group))
 
 
 def install(connection: Connection) -> None:
