@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from procman.core import hooks
+from procman.core import hooks, roll
 from procman.core.effect import Level, StopTemplate
 from procman.core.pool import TemplateState, describe_status
 from procman.core.restart import Restarts, delay
@@ -69,7 +69,7 @@ def template_gone(pool: Pool, generation: int, traceback: str, now: float, chanc
     if pool.roll is not None and generation == pool.roll.generation:
         in_force = not pool.rolling
         why = "its template died" if was_ready else "the application can't be imported"
-        yield from pool.reject_roll(why, traceback, now)
+        yield from roll.reject(pool, why, traceback, now)
         if not in_force:
             return
     if not was_ready or now - template.started_at < pool.spec.backoff.lived:
@@ -117,7 +117,7 @@ def _unasked(pool: Pool, worker: Worker, status: int | None, now: float, chance:
     if pool.roll is not None and worker.generation == pool.roll.generation and _on_probation(pool, worker, now):
         in_force = not pool.rolling
         what = "did not become ready" if worker.ready_at is None else f"died after {worker.lived(now):.1f} s"
-        yield from pool.reject_roll(f"a new worker {what}: {words}", worker.failure or worker.stacks, now)
+        yield from roll.reject(pool, f"a new worker {what}: {words}", worker.failure or worker.stacks, now)
         if not in_force:
             return
     incumbents = [other for other in pool.roster.in_slot(worker.slot) if other.relieved and other.live]
@@ -164,7 +164,7 @@ def _died_young(pool: Pool, generation: int, now: float, *, started: float, chan
             return
         if generation == pool.goal:
             pool.restarts = Restarts()
-            yield from pool.reject_roll(f"its workers failed {times} times in a row: {last}", pool.failure, now)
+            yield from roll.reject(pool, f"its workers failed {times} times in a row: {last}", pool.failure, now)
             return
         # The generation in force keeps dying: the one that is on its way may be the cure.
     if pool.restarts.not_before > now:

@@ -21,8 +21,9 @@ from procman.core import codec
 from procman.core.arbiter import Arbiter
 from procman.core.event import Haste
 from procman.core.hooks import Run
-from procman.core.pool import Pool, Roll, Template
+from procman.core.pool import Pool, Template
 from procman.core.restart import Restarts
+from procman.core.roll import Roll
 from procman.core.scaling import Scaler
 from procman.core.spec import PoolSpec
 from procman.core.worker import ExitRecord, Worker
@@ -53,7 +54,14 @@ ARBITER: Mapping[str, Any] = {
 # Written field by field, because they hold others or change in place; everything else is as `codec` has it.
 _STRUCTURES = (Pool, Roll, Run, Template, Restarts, Scaler, Worker)
 # What annotations name and their modules import for type checkers alone.
-_NAMES = {"Callable": Callable, "ExitRecord": ExitRecord, "PoolSpec": PoolSpec, "Run": Run, "Worker": Worker}
+_NAMES = {
+    "Callable": Callable,
+    "ExitRecord": ExitRecord,
+    "PoolSpec": PoolSpec,
+    "Roll": Roll,
+    "Run": Run,
+    "Worker": Worker,
+}
 
 
 class Unreadable(ValueError):

@@ -29,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from procman.core import roll
 from procman.core.effect import Concluded, EndHook, Level, Outcome, Report, Retire, RunHook, Spawn
 from procman.core.spec import HookName
 from procman.core.worker import FORK_PATIENCE, Input, State, Worker
@@ -142,7 +143,7 @@ def reload(pool: Pool, operation: str, now: float) -> Iterator[Effect]:
     if spec.hooks.before_reload and pool.wanted and pool.successor is None:
         yield _begin(pool, HookName.BEFORE_RELOAD, spec, now, operation=operation)
     else:
-        yield from pool.begin_reload(operation, now)
+        yield from roll.begin(pool, operation, now)
 
 
 # -- ends -------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def _parted(worker: Worker) -> Iterator[Effect]:
 
 def _reload_decided(pool: Pool, operation: str, complaint: str, now: float) -> Iterator[Effect]:
     if not complaint:
-        yield from pool.begin_reload(operation, now)
+        yield from roll.begin(pool, operation, now)
         return
     pool.next_spec = None
     text = f"Pool {pool.name} keeps generation {pool.goal}, reload rejected: before_reload: {complaint}"

@@ -2,20 +2,11 @@
 
 Rules of this file and its siblings: a pool sees nothing of other pools, so no command and no crash of one can delay
 another. Commands and events only change what there is; `procman.core.plan` compares that with what is wanted and
-says what to do next; `procman.core.deaths` says what follows from the end of a worker or of a template.
+says what to do next; `procman.core.deaths` says what follows from the end of a worker or of a template, and
+`procman.core.roll` what a reload is.
 
-A reload is a `Roll` to the next generation: its template is built, one worker of it (the canary) must become
-ready, then the others follow, a ``surge`` at a time; an old worker is retired when the new one in its
-slot serves. If anything of the new generation fails before it serves everywhere, the roll is rejected and the
-old generation, whose template is kept until then, goes on. A newer reload supersedes an unfinished one. Either way
-those of the abandoned generation that serve already go only when others serve in their slots: no turn that a
-reload can take costs capacity.
-
-A worker that has reached a soft limit is replaced in the same way, by one of its own generation, as soon as it is
+A worker that has reached a soft limit is replaced as in a reload, by one of its own generation, as soon as it is
 its turn: `recycle_at_once` of a pool at a time.
-
-Pools whose workers can't stand beside their successors (no ``surge``) are rolled slot by slot, a worker ended before
-the one in its place starts; they have nothing to fall back on.
 """
 
 from __future__ import annotations
@@ -32,7 +23,7 @@ from procman.core.reason import Reason
 from procman.core.restart import Restarts
 from procman.core.roster import Roster, Survey
 from procman.core.scaling import Scaler
-from procman.core.spec import HookName, Kind
+from procman.core.spec import HookName
 from procman.core.worker import Input, State
 
 if TYPE_CHECKING:
@@ -40,6 +31,7 @@ if TYPE_CHECKING:
 
     from procman.core.effect import Effect
     from procman.core.hooks import Run
+    from procman.core.roll import Roll
     from procman.core.scaling import Load
     from procman.core.spec import PoolSpec
     from procman.core.worker import ExitRecord, Worker
@@ -72,18 +64,6 @@ class Template:
     started_at: float
     deadline: float | None
     failure: str = ""
-
-
-@dataclass(slots=True)
-class Roll:
-    """A reload under way."""
-
-    generation: int
-    operation: str
-    before: PoolSpec  # what the generation in force was started with
-    target_before: int
-    canary_ready: bool = False
-    not_before: float = 0.0  # when it goes on, after the delay that a new worker has to serve
 
 
 @dataclass(eq=False)
@@ -314,78 +294,6 @@ class Pool:
         for operation in self.waiting_for_start:
             yield Concluded(operation, self.name, Outcome.FAILED, why, self.failure)
         self.waiting_for_start.clear()
-
-    # -- reload -------------------------------------------------------------------------------------------
-
-    def begin_reload(self, operation: str, now: float) -> Iterator[Effect]:
-        """Start to replace every worker by one of the next generation, which takes over a new spec if there is one."""
-        if self.successor is not None:
-            self.waiting_for_start.append(operation)  # it is replaced as a whole
-            return
-        before, target_before = self._take_over_next_spec()
-        previous = max(self.goal, max(self.templates, default=0))
-        if self.spec.kind is Kind.POSTGRES or not self.wanted:
-            # A reload is about code: a database server has none of it, a stopped pool starts with the new one.
-            self.generation = previous + 1 if self.spec.templated else self.generation
-            yield Concluded(operation, self.name, Outcome.DONE)
-            return
-        if self.roll is not None:
-            yield Concluded(self.roll.operation, self.name, Outcome.SUPERSEDED, "a newer reload has begun")
-            yield from self._retire_abandoned(self.roll.generation, now)
-        self.parked = None
-        self.failure = ""
-        self.restarts = Restarts()
-        yield from self._take_back_tokens(now)
-        self.roll = Roll(previous + 1, operation, before, target_before)
-        if not self.ready:
-            # Nothing serves, so there is nothing to go back to: the next generation is the one in force.
-            yield from self._retire_abandoned(self.generation, now)
-            self.generation = self.roll.generation
-        self.look_again()
-        yield self.report("reloading", f"Pool {self.name} reloads: generation {self.roll.generation}")
-
-    def _take_over_next_spec(self) -> tuple[PoolSpec, int]:
-        """(spec, target) of the generation in force, to go back to."""
-        back = (self.spec, self.target) if self.roll is None else (self.roll.before, self.roll.target_before)
-        if self.next_spec is not None:
-            if self.next_spec.workers != self.spec.workers:
-                self.target = self.next_spec.workers
-            if self.next_spec.scaling is not None:
-                self.target = self.next_spec.scaling.clamp(self.target)
-            self.spec, self.next_spec = self.next_spec, None
-            self.look_again()
-        return back
-
-    def reject_roll(self, why: str, traceback: str, now: float) -> Iterator[Effect]:
-        """The next generation is no good: forget it, the one in force goes on with what it was started with."""
-        if self.roll is None:
-            return
-        roll, self.roll = self.roll, None
-        if self.generation != roll.generation:
-            self.spec, self.target = roll.before, roll.target_before
-            yield from self._retire_abandoned(roll.generation, now)
-        self.look_again()
-        text = f"Pool {self.name} keeps generation {self.generation}, reload rejected: {why}"
-        yield self.report("reload_rejected", text, level=Level.ERROR)
-        yield Concluded(roll.operation, self.name, Outcome.FAILED, why, traceback)
-
-    def _take_back_tokens(self, now: float) -> Iterator[Effect]:
-        """A reload replaces everybody: who starts to replace one of the same generation is not needed."""
-        for worker in (
-            [one for one in self.workers.values() if one.relieved and one.live] if self.roster.relieved else ()
-        ):
-            self.roster.relieve(worker, False)
-            self.wishes.append(worker.id)
-            for other in self.roster.in_slot(worker.slot):
-                if other.coming and other.generation == worker.generation:
-                    yield from self.retire(other, Reason.RELOAD, now, grace=self.spec.stop_timeout)
-
-    def _retire_abandoned(self, generation: int, now: float) -> Iterator[Effect]:
-        """Those that do not serve yet go at once, or that serve beside another one; for the others see `plan`."""
-        for worker in self.of(generation):
-            others = [one for one in self.roster.in_slot(worker.slot) if one.generation != generation]
-            if worker.coming or any(one.state is State.READY for one in others):
-                yield from self.retire(worker, Reason.RELOAD, now, grace=self.spec.stop_timeout)
 
     # -- what happens -------------------------------------------------------------------------------------
 
