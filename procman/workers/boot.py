@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from procman.core.command import MARK
@@ -29,9 +30,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from procman.core.lifecycle import Seat
-    from procman.core.spec import PoolSpec
+    from procman.core.spec import DatabaseSpec, PoolSpec
 
 log = logging.getLogger("procman.worker")
+
+# What a registry is reckoned to take with its caches, as in Odoo.
+REGISTRY_SIZE = 15 * 1024 * 1024
 
 BOOT_FAILED = 3  # exit status of a template or worker that could not start
 
@@ -128,12 +132,19 @@ def settle(child: Child) -> None:
         from procman import signaling
 
         signaling.configure(
-            child.database,
+            fitting(child.database, child.spec.limits.memory_soft),
             application_name=f"procman {child.name}",
             meter=child.record,
             relaxed=child.spec.relaxed,
             hints=child.state_dir,
         )
+
+
+def fitting(database: DatabaseSpec, memory_soft: int | None) -> DatabaseSpec:
+    """With no more registries than have room below the limit: beyond it the worker would be replaced for them."""
+    if memory_soft is None:
+        return database
+    return replace(database, registries=max(1, min(database.registries, memory_soft // REGISTRY_SIZE)))
 
 
 def run(child: Child, serve: Callable[[], None]) -> NoReturn:

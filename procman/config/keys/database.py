@@ -40,7 +40,8 @@ DATABASE = Table(
         key(
             "registries",
             Integer(1),
-            "Of so many databases a process keeps registry and caches; the one used least recently goes.",
+            "Of so many databases a process keeps registry and caches, or of as many as `memory_soft` has room for at "
+            "15 MiB each; the one used least recently goes.",
             of=DatabaseSpec,
         ),
         key("connections", Integer(1, 1000), "At most so many per process and database.", of=DatabaseSpec),
