@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from procman.core.spec import Scaling
 
 MEASURE_EVERY = 1.0  # seconds; a client hardly notices a wait that is shorter
+# A pool that has nothing to do need not be met so soon: its idle workers are there for the first clients. It is the
+# waking that costs, not the reading.
+QUIET_EVERY = 3.0  # seconds; CALM is a multiple of it
+QUIET = 0.01  # workers
 # Of each measurement half counts and half what was known before: a burst of less than a second starts nobody, and one
 # that lasts is met after two or three.
 WEIGHT = 0.5
@@ -55,12 +59,15 @@ class Scaler:
     def target(self, scaling: Scaling, load: Load, *, target: int, ready: int, now: float) -> int:
         """How many workers are wanted, of a pool that wants ``target`` and has ``ready`` ones.
 
-        May put `measure_at` to now, when it has to know how much memory is used before it can say.
+        May put `measure_at` to now, when it has to know how much memory is used before it can say, or farther away,
+        when there is nothing to do.
         """
         if load.memory is not None and ready:
             self.share, self.share_at = load.memory / ready, now
         measured = min(load.busy + load.waiting, MOST_GROWTH * max(ready, 1))
         self.load = measured if self.load is None else WEIGHT * measured + (1 - WEIGHT) * self.load
+        if self.load < QUIET:
+            self.measure_at = now + QUIET_EVERY
         up = needed(self.load, scaling.busy)
         if up > target:
             self.calm_since = None

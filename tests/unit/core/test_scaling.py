@@ -6,7 +6,7 @@ import pytest
 
 from procman.core import effect as do
 from procman.core import event as ev
-from procman.core.scaling import CALM, Load, Scaler, needed
+from procman.core.scaling import CALM, MEASURE_EVERY, QUIET_EVERY, Load, Scaler, needed
 from procman.core.spec import Reload, Scaling
 from tests.support.simulation import Kind, World, pool
 
@@ -54,9 +54,22 @@ def test_it_begins_with_the_least_and_stays_there_without_a_load():
 
 def test_it_grows_within_seconds_and_never_beyond_the_most():
     office = Office()
-    assert office.after(5, 2.9) == 6
+    assert office.after(7, 2.9) == 6
     assert office.after(20, 100) == 8
     assert office.world.pool("http").ready == 8
+
+
+def test_a_pool_that_has_nothing_to_do_is_measured_less_often():
+    office = Office()
+
+    def measurements(seconds, demand):
+        before = len(office.world.of(do.Measure))
+        office.after(seconds, demand)
+        return len(office.world.of(do.Measure)) - before
+
+    assert measurements(30, 0) == 30 / QUIET_EVERY
+    assert office.after(QUIET_EVERY + MEASURE_EVERY, 1.9) > 2
+    assert measurements(30, 1.9) == 30 / MEASURE_EVERY
 
 
 def test_a_burst_of_less_than_a_second_starts_nobody():
