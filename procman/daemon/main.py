@@ -377,7 +377,7 @@ class Daemon:
     def _on_signal(self, signum: int) -> None:
         match signum:
             case signal.SIGCHLD:
-                self.children.reap()
+                self.children.reaper.reap()
             case signal.SIGINT | signal.SIGTERM:
                 self._shut_down(signum)
             case signal.SIGHUP:

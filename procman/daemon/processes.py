@@ -74,6 +74,12 @@ class WorkerProcess(Process):
     killed: bool = False  # by us
     on_caches: list[Callable[[tuple[CacheFigures, ...] | None], None]] = field(default_factory=list)
 
+    def no_more_caches(self) -> None:
+        """It is gone: whoever waits for the figures of its caches gets none."""
+        waiting, self.on_caches = self.on_caches, []
+        for callback in waiting:
+            callback(None)
+
     @property
     def mark(self) -> str:
         return f"{os.getpid()}.{self.id}"

@@ -67,9 +67,9 @@ def adopt_processes(daemon: Daemon, found: Handover) -> None:
     for template in found.daemon.templates:
         children.adopt(_template(template, found))
     if found.daemon.readiness is not None:
-        children.adopt_readiness(found.daemon.readiness)
+        children.launcher.adopt_readiness(found.daemon.readiness)
     if found.daemon.open_files:
-        children.open_files = found.daemon.open_files
+        children.launcher.open_files = found.daemon.open_files
 
 
 def _worker(left: WorkerLeft, found: Handover) -> WorkerProcess:
@@ -154,7 +154,7 @@ def go_on(daemon: Daemon, found: Handover) -> None:
             if template.state is TemplateState.STOPPING:
                 daemon.children.stop_template(pool.name, generation)
     daemon.emit(ev.Tick())
-    daemon.children.reap()
+    daemon.children.reaper.reap()
     if found.foreign and not daemon.arbiter.stopping:
         names = tuple(daemon.arbiter.pools)
         log.info("The workers are of another version, and are replaced")

@@ -62,7 +62,7 @@ class Upgrade:
         except OSError as error:
             self._failed(f"the new image can't be started: {argv[0]}: {error.strerror}")
             return ""
-        self._daemon.children.others[self._rehearsal.pid] = self._on_rehearsed
+        self._daemon.children.reaper.others[self._rehearsal.pid] = self._on_rehearsed
         if self._rehearsal.pidfd is not None:
             self._loop.add_reader(self._rehearsal.pidfd, self._on_rehearsed)
         self._loop.call_later(PATIENCE, self._rehearsal.give_up)
@@ -73,7 +73,7 @@ class Upgrade:
         """The rehearsal went well, and neither stacks nor forks are on their way."""
         if self._impatient_at is None:
             return False
-        busy = self._daemon.dumper.busy or self._daemon.children.unborn
+        busy = self._daemon.dumper.busy or self._daemon.children.table.unborn
         return not busy or monotonic() >= self._impatient_at
 
     def _on_rehearsed(self) -> None:
@@ -82,7 +82,7 @@ class Upgrade:
             return
         self._loop.remove_reader(rehearsal.pidfd)
         status, said = rehearsal.end()
-        del self._daemon.children.others[rehearsal.pid]
+        del self._daemon.children.reaper.others[rehearsal.pid]
         if status != 0:
             self._failed(f"the new image can't take over ({describe_status(status)})", said)
         elif self._daemon.arbiter.stopping:
