@@ -197,7 +197,7 @@ def collect(daemon: Daemon, operation: str) -> tuple[bytes, DaemonLeft]:
         open_files=children.launcher.open_files,
         readiness=children.launcher.readiness.fileno(),
         operation=operation,
-        signals=tuple(daemon.pending_signals()),
+        signals=daemon.signals.pending(),
         serving=daemon.herald.is_serving,
         stored=daemon.store.active,
         passed=tuple(fd for fd, name in passed(os.environ) if not name.startswith(PREFIX)),

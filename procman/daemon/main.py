@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
 import sys
 from collections import deque
 from dataclasses import replace
@@ -16,28 +14,28 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman import config
-from procman.config.rules import is_dashboard
 from procman.core import effect as do
 from procman.core import event as ev
 from procman.core.arbiter import Arbiter
 from procman.core.spec import Kind
 from procman.daemon import handover, takeover
-from procman.daemon.caches import CacheAsker, log_caches
+from procman.daemon.caches import CacheAsker
 from procman.daemon.children import Children
 from procman.daemon.circus_top import CircusTop
 from procman.daemon.commands import Commands
 from procman.daemon.confinement import Confinement
+from procman.daemon.effects import Effects
 from procman.daemon.errands import Errands
 from procman.daemon.evidence import Evidence
 from procman.daemon.figures import Figures
 from procman.daemon.gauge import Gauge
 from procman.daemon.herald import Herald
 from procman.daemon.listeners import Listeners
-from procman.daemon.looking import with_cpu_of_unit
 from procman.daemon.loop import Loop
 from procman.daemon.output import Outputs
 from procman.daemon.place import Place
 from procman.daemon.reception import Reception
+from procman.daemon.signals import Signals
 from procman.daemon.stacks import StackDumper
 from procman.daemon.store import Store
 from procman.daemon.upgrade import Upgrade
@@ -45,11 +43,10 @@ from procman.errors import AddressError, ConfigurationError
 from procman.observe import logs
 from procman.unix import image
 from procman.unix.backlog import waiting
-from procman.unix.process import become_subreaper, has_terminal, keep_descriptors
+from procman.unix.process import become_subreaper, keep_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
     from procman.control.door import Kept
     from procman.control.publisher import Publisher
@@ -77,29 +74,6 @@ FIXED = (
 ERRANDS_PATIENCE = 1.0  # seconds for killed probes to be gone, in the end
 SHUTDOWN_LINGER = 1.0  # seconds for the last answers on the control socket to leave
 
-LEVELS = {
-    do.Level.DEBUG: logging.DEBUG,
-    do.Level.INFO: logging.INFO,
-    do.Level.WARNING: logging.WARNING,
-    do.Level.ERROR: logging.ERROR,
-    do.Level.CRITICAL: logging.CRITICAL,
-}
-
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGCHLD,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-    signal.SIGWINCH,
-)
-
 
 class Daemon:
     """Everything the loop works with. `run` is its life."""
@@ -112,7 +86,6 @@ class Daemon:
         self.started = monotonic() if found is None else found.daemon.started
         self._found = found
         self._events: deque[Event] = deque()
-        self._signals: deque[int] = deque()
         self._leave: int | None = None
         self._loop = Loop()
         logs.keep_backlog(self._loop.when_writable)
@@ -126,12 +99,14 @@ class Daemon:
             spec, self._loop, self.board, self.listeners, self.outputs, self._confinement, self.emit
         )
         self.errands = Errands(self._loop, self.children, self.outputs, self.emit)
-        self._gauge = Gauge(self.children, self.board)
+        self.gauge = Gauge(self.children, self.board)
         self.figures = Figures(self.children, self.board, self.started, self._backlog)
         self.caches = CacheAsker(self._loop, self.children)
         self.dumper = StackDumper(self._loop, self.children, self.board)
         self.evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)
+        self.signals = Signals(self, self._loop)
+        self.effects = Effects(self)
         self.upgrade = Upgrade(self, self._loop)
         self._circus_top = CircusTop(self, self._loop)
 
@@ -144,8 +119,8 @@ class Daemon:
         self.children.prepare()
         try:
             if self._found is None:
-                self._catch_signals()
-                self.listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self._told_to_stop)
+                self.signals.catch()
+                self.listeners.open(self.spec.pools, patience=ORPHANS_PATIENCE, unless=self.signals.told_to_stop)
                 self.listeners.forget_rest()
                 self.reception = Reception(self.spec, self._loop)
                 log.info("procmand %d starts %d pools from %s", os.getpid(), len(self.spec.pools), self.spec.source)
@@ -162,11 +137,10 @@ class Daemon:
 
     def take_over(self, found: Handover) -> None:
         """Go on where the image of this daemon before this one was. Whatever this raises, nothing is lost yet."""
-        self._catch_signals()
+        self.signals.catch(found.daemon.signals)
         takeover.adopt_processes(self, found)
         self.commands.adopt(found.daemon.commands)
         self.connect(found.daemon.control, found.daemon.sequence, found.daemon.events)
-        self._signals.extend(found.daemon.signals)
         takeover.go_on(self, found)
         image.let_signals_through()
 
@@ -182,18 +156,17 @@ class Daemon:
         if self.upgrade.due:
             self.upgrade.hand_over()
         deadline = self.arbiter.deadline()
-        self._loop.turn(0.0 if self.reception.pending() or self._signals else deadline)
+        self._loop.turn(0.0 if self.reception.pending() or self.signals.pending() else deadline)
         for call in self.reception.receive():
             self.commands.handle(call)
         self._circus_top.attend()
-        while self._signals:
-            self._on_signal(self._signals.popleft())
+        self.signals.heed()
         if deadline is not None and monotonic() >= deadline:
             self.emit(ev.Tick())
         self.herald.after_turn()
 
     def _close(self) -> None:
-        signal.set_wakeup_fd(-1)
+        self.signals.close()
         self.listeners.close_unwanted(())
         self._end_errands()
         self.children.close()
@@ -211,6 +184,10 @@ class Daemon:
         while self.children.running_errands and monotonic() < deadline:
             self._loop.turn(deadline)
 
+    def leave(self, status: int) -> None:
+        """End with this exit status, after this turn."""
+        self._leave = status
+
     @property
     def publisher(self) -> Publisher:
         """Where events go."""
@@ -227,7 +204,7 @@ class Daemon:
             effects = self.arbiter.handle(self._events.popleft(), monotonic())
             # Whoever has ended is replaced first, and told of then: a log may be slow.
             for effect in sorted(effects, key=_not_spawn):
-                self._perform(effect)
+                self.effects.perform(effect)
         if busy:
             self.herald.update(self._describe(), reloading=self.commands.reloading)
             if self.arbiter.stopping:
@@ -236,92 +213,9 @@ class Daemon:
                 # A client is better told at once that nobody will answer than after the last pool has stopped.
                 self.listeners.close_unwanted(p.spec for p in self.arbiter.pools.values() if not p.empty)
 
-    # -- effects ------------------------------------------------------------------------------------------
-
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case do.Report():
-                self.report(effect)
-            case do.Concluded():
-                self.commands.concluded(effect)
-                self._close_unwanted_listeners()
-            case do.Forget(pool):
-                self._gauge.forget(pool)
-                self._close_unwanted_listeners()
-            case do.Serving():
-                self._on_serving()
-            case do.Leave(status):
-                self._leave = status
-            case _:
-                self._perform_on_child(effect)
-
-    def _perform_on_child(self, effect: Effect) -> None:
-        match effect:
-            case do.StartTemplate():
-                self.children.start_template(effect)
-            case do.StopTemplate(pool, generation, evidence):
-                (self.evidence.of_template if evidence else self.children.stop_template)(pool, generation)
-            case do.Spawn():
-                self.children.spawn(effect)
-            case do.Retire():
-                self.children.retire(effect)
-            case do.Interrupt(worker, reason):
-                self.children.interrupt(worker, reason)
-            case do.Kill(worker):
-                self.evidence.of_command(worker)
-                self.children.kill(worker)
-            case do.Dump(worker, reason):
-                self.evidence.of_worker(worker, reason)
-            case do.Ping(worker):
-                self.children.ping(worker)
-            case do.Look(pool, workers):
-                self._look(pool, workers)
-            case _:
-                self._perform_for_pool(effect)
-
-    def _perform_for_pool(self, effect: Effect) -> None:
-        match effect:
-            case do.Adjust():
-                self.children.adjust(effect)
-            case do.Measure(pool):
-                sockets = self.listeners.sockets(self.arbiter.pools[pool].spec)
-                self.emit(ev.Measured(pool, self._gauge.measure(effect, sockets)))
-            case do.RunHook():
-                self.errands.run_hook(effect)
-            case do.EndHook(number):
-                self.errands.end_hook(number)
-            case do.Ask(worker):
-                self.errands.ask(worker)
-
-    def _look(self, pool: str, workers: tuple[int, ...]) -> None:
-        now = monotonic()
-        processes = [process for worker in workers if (process := self.children.workers.get(worker)) is not None]
-        samples = [
-            (process.id, with_cpu_of_unit(process, self.board.read(process.record), now))
-            for process in processes
-            if process.record is not None
-        ]
-        self.emit(ev.Sampled(pool, tuple(samples)))
-
-    def report(self, report: do.Report) -> None:
-        """Tell people, by the log, and programs, by an event."""
-        log.log(
-            LEVELS[report.level],
-            "%s",
-            report.text,
-            extra={"event": report.event, "pool": report.pool, "worker": report.worker, "reason": report.reason},
-        )
-        self.publisher.publish(
-            report.event,
-            pool=report.pool,
-            slot=report.worker,
-            gen=report.generation,
-            pid=report.pid,
-            reason=report.reason,
-            **report.details,
-        )
-        if report.event == "exited":
-            self.commands.exited()
+    def _describe(self) -> str:
+        pools = self.arbiter.pools.values()
+        return ", ".join(f"{pool.name} {pool.ready}/{pool.target}" for pool in pools)
 
     def _backlog(self, pool: str) -> int | None:
         """Connections that wait for a worker of the pool; None where nobody listens, or the kernel does not tell."""
@@ -330,112 +224,6 @@ class Daemon:
             return sum(map(waiting, sockets)) if sockets else None
         except (KeyError, OSError):
             return None
-
-    def _close_unwanted_listeners(self) -> None:
-        """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""
-        self.listeners.close_unwanted(spec for pool in self.arbiter.pools.values() for spec in pool.specs())
-
-    def _on_serving(self) -> None:
-        for pool in self.spec.pools:
-            for address in self.listens(pool.name):
-                log.info("Pool %s listens on %s", pool.name, address)
-        self.herald.serving()
-
-    def _describe(self) -> str:
-        pools = self.arbiter.pools.values()
-        return ", ".join(f"{pool.name} {pool.ready}/{pool.target}" for pool in pools)
-
-    # -- signals ------------------------------------------------------------------------------------------
-
-    def _catch_signals(self) -> None:
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        for end in (self._wake_reader, self._wake_writer):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
-        self._loop.add_reader(self._wake_reader.fileno(), self._drain_wakeup)
-        for signum in SIGNALS:
-            signal.signal(signum, self._note_signal)
-
-    def _note_signal(self, signum: int, frame: FrameType | None) -> None:
-        if signum not in self._signals:
-            self._signals.append(signum)
-
-    def pending_signals(self) -> list[int]:
-        """Those that have come and were not heeded yet."""
-        return list(self._signals)
-
-    def _told_to_stop(self) -> bool:
-        return signal.SIGINT in self._signals or signal.SIGTERM in self._signals
-
-    def _drain_wakeup(self) -> None:
-        try:
-            while self._wake_reader.recv(512):
-                pass
-        except BlockingIOError:
-            pass
-
-    def _on_signal(self, signum: int) -> None:
-        match signum:
-            case signal.SIGCHLD:
-                self.children.reaper.reap()
-            case signal.SIGINT | signal.SIGTERM:
-                self._shut_down(signum)
-            case signal.SIGHUP:
-                self._hang_up()
-            case signal.SIGQUIT:
-                self._dump_all()
-            case signal.SIGUSR1:
-                self.caches.ask(list(self.children.workers.values()), log_caches)
-            case signal.SIGWINCH:
-                self._drain_machine()
-            case signal.SIGXCPU:
-                log.warning("SIGXCPU: the daemon has reached a limit of its own CPU time, and goes on")
-            case signal.SIGUSR2:
-                self._upgrade()
-            case signal.SIGTTIN | signal.SIGTTOU:
-                self._scale_http(1 if signum == signal.SIGTTIN else -1)
-            case _:
-                log.warning("%s means nothing to this version, and is survived", signal.Signals(signum).name)
-
-    def _shut_down(self, signum: int) -> None:
-        if self.arbiter.stopping:
-            log.warning("%s again: stopping now", signal.Signals(signum).name)
-            self.emit(ev.ShutdownAsked(ev.Haste.NOW))
-            return
-        self.emit(ev.ShutdownAsked(ev.Haste.GRACEFUL if signum == signal.SIGINT else ev.Haste.BOUNDED))
-
-    def _hang_up(self) -> None:
-        problem = self.reload_configuration(None, code=True)
-        if problem:
-            log.error("The configuration is wrong, nothing was changed:\n%s", problem)
-
-    def _upgrade(self) -> None:
-        problem = "the daemon is stopping" if self.arbiter.stopping else self.upgrade.begin(None)
-        if problem:
-            log.error("No upgrade: %s", problem)
-
-    def _dump_all(self) -> None:
-        for worker in list(self.children.workers.values()):
-            self.dumper.dump(worker, lambda stacks: log.info("Stacks, as asked by SIGQUIT:\n%s", stacks.describe()))
-
-    def _drain_machine(self) -> None:
-        """Have the workers of all http pools finish what they do and go, until `start` brings them back."""
-        if has_terminal():
-            log.debug("SIGWINCH ignored: the daemon has a terminal, which sends it whenever its size changes")
-            return
-        names = tuple(
-            pool.name
-            for pool in self.arbiter.pools.values()
-            if pool.spec.kind is Kind.HTTP and not is_dashboard(pool.spec, self.spec)
-        )
-        log.info("SIGWINCH: all http workers retire; `procmanctl start` brings them back")
-        self.emit(ev.StopAsked(self.commands.begin("stop", names, None), names))
-
-    def _scale_http(self, by: int) -> None:
-        for pool in self.arbiter.pools.values():
-            if pool.spec.kind == "http" and not is_dashboard(pool.spec, self.spec):
-                wanted = max(0, min(pool.target + by, self.room_for(pool.name)))
-                self.emit(ev.ScaleAsked(self.commands.begin("scale", (pool.name,), None), pool.name, wanted))
 
     # -- for the commands ---------------------------------------------------------------------------------
 

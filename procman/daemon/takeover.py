@@ -139,7 +139,7 @@ def go_on(daemon: Daemon, found: Handover) -> None:
     """All is taken up: look at what has happened meanwhile, and answer who has waited."""
     daemon.herald.taken_over(serving=found.daemon.serving, stopping=daemon.arbiter.stopping)
     text = f"procmand {os.getpid()} goes on as {__version__}, taken over from {found.told_by}"
-    daemon.report(Report(event="upgraded", text=text, details={"from": found.told_by, "to": __version__}))
+    daemon.effects.report(Report(event="upgraded", text=text, details={"from": found.told_by, "to": __version__}))
     if found.daemon.operation:
         daemon.commands.ended(found.daemon.operation)
     for pool in daemon.arbiter.pools.values():

@@ -95,7 +95,7 @@ class Upgrade:
     def _failed(self, why: str, said: str = "") -> None:
         operation, self._operation, self._impatient_at = self._operation, "", None
         text = f"Upgrade failed, procmand {os.getpid()} goes on as it is: {why}"
-        self._daemon.report(Report(event="upgrade_failed", text=f"{text}\n{said}".rstrip(), level=Level.ERROR))
+        self._daemon.effects.report(Report(event="upgrade_failed", text=f"{text}\n{said}".rstrip(), level=Level.ERROR))
         last = said.strip().rpartition("\n")[2]
         self._daemon.commands.ended(operation, f"{why}: {last}" if last else why, said)
 
@@ -105,7 +105,9 @@ class Upgrade:
         if self._daemon.arbiter.stopping:
             self._failed("the daemon is stopping")
             return
-        self._daemon.report(Report(event="upgrading", text=f"procmand {os.getpid()} ({__version__}) executes itself"))
+        self._daemon.effects.report(
+            Report(event="upgrading", text=f"procmand {os.getpid()} ({__version__}) executes itself")
+        )
         self._daemon.herald.hand_over()
         self._daemon.commands.send_away("the daemon executes itself anew")
         self._daemon.errands.end_probes()
