@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from procman.cli.settings import Settings
 from procman.errors import ProcmanError
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ class Name(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
-
-        from procman.cli.procmanctl import Settings  # which imports this module
 
         try:
             # The options that stand on the line already have been read.

@@ -9,134 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from procman.cli import endpoint as endpoints
 from procman.cli import names, output
-from procman.control.client import Client, CommandFailed
-from procman.errors import ConfigurationError, ControlError, NotReachable, TimedOut
+from procman.cli.control_command import CONFIGURATION, ControlCommand, ControlGroup
+from procman.cli.settings import Settings, bare
+from procman.errors import ControlError, NotReachable, TimedOut
 from procman.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from procman.control.client import Client
+
 READING = 5.0  # seconds: the daemon answers from what it knows
 STACKS = 15.0  # every worker is asked, and the stuck ones are given up first
 OPERATION = 120.0  # workers start and stop in it
-
-CONFIGURATION = 78  # EX_CONFIG of sysexits(3)
-
-
-@dataclass(slots=True)
-class Settings:
-    """The options that every command has, wherever they stand on the command line."""
-
-    config: str | None = None
-    endpoint: str | None = None
-    keys: str | None = None
-    as_json: bool = False
-    timeout: float | None = None
-    wait: bool = True
-
-    def client(self, timeout: float) -> Client:
-        """A connection to the daemon that is meant; ``timeout`` is the default of the command."""
-        endpoint = endpoints.find(self.endpoint, self.config, os.environ)
-        # Only tcp needs keys: on the daemon's own machine no file is read for them.
-        tcp = endpoint.startswith("tcp://")
-        keys = endpoints.find_keys(self.keys, self.config, os.environ) if tcp else None
-        return Client(endpoint, timeout=timeout if self.timeout is None else self.timeout, keys=keys)
-
-    def ask(self, command: str, timeout: float, **properties: Any) -> dict[str, Any]:
-        """One call, without the part of the answer that belongs to the protocol."""
-        with self.client(timeout) as client:
-            return _bare(client.call(command, **properties))
-
-    def ask_quickly(self, command: str, budget: float) -> dict[str, Any]:
-        """The same, for completion: within ``budget`` seconds whatever the timeout is."""
-        endpoint = endpoints.find(self.endpoint, self.config, os.environ)
-        keys = endpoints.find_keys(self.keys, self.config, os.environ) if endpoint.startswith("tcp://") else None
-        with Client(endpoint, timeout=budget, keys=keys) as client:
-            return _bare(client.call(command))
-
-    def show(self, reply: Mapping[str, Any], text: Callable[[Mapping[str, Any]], str]) -> None:
-        """The answer, as JSON or as ``text`` puts it for people."""
-        click.echo(json.dumps(reply) if self.as_json else text(reply))
-
-
-def _bare(reply: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in reply.items() if name not in ("id", "status", "time", "tb")}
-
-
-# -- every command ----------------------------------------------------------------------------------------
-
-
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value is not None and param.name is not None:
-        setattr(ctx.ensure_object(Settings), param.name, value)
-
-
-def _shared_options() -> list[click.Option]:
-    """Fresh ones for each command: `procmanctl --json stats` and `procmanctl stats --json` are the same."""
-    options: dict[str, Any] = {"expose_value": False, "callback": _keep, "default": None}
-    return [
-        click.Option(["-c", "--config", "config"], metavar="FILE", help="The daemon's configuration file.", **options),
-        click.Option(
-            ["--endpoint"], metavar="EP", help="The daemon's control socket, ipc://PATH or tcp://HOST:PORT.", **options
-        ),
-        click.Option(["--keys"], metavar="FILE", help="Your keys, for tcp; or $PROCMAN_KEYS.", **options),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.", **options),
-        click.Option(
-            ["--timeout"],
-            metavar="S",
-            type=click.FloatRange(min=0, min_open=True, max=86400),
-            help="Give up after S seconds; the daemon then does not begin with the command any more.",
-            **options,
-        ),
-        click.Option(["--wait/--no-wait", "wait"], help="Wait for the end of the operation (default).", **options),
-    ]
-
-
-class ControlCommand(click.Command):
-    """A command with the shared options, whose errors become exit codes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.extend(_shared_options())
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if os.environ.get("NO_COLOR"):
-            ctx.color = False
-        try:
-            return super().invoke(ctx)
-        except ConfigurationError as error:
-            _report(ctx, str(error), CONFIGURATION)
-        except ControlError as error:
-            _report(ctx, str(error), error.exit_code, error.reply if isinstance(error, CommandFailed) else {})
-
-
-def _report(ctx: click.Context, reason: str, code: int, reply: Mapping[str, Any] | None = None) -> None:
-    """Say what went wrong and exit. With --json that, too, is a document on the standard output."""
-    detail = _bare(reply or {})
-    if ctx.ensure_object(Settings).as_json:
-        click.echo(json.dumps({**detail, "status": "error", "reason": reason, "exit_code": code}))
-    elif ends := (output.reload_text if ctx.info_name == "reload" else output.outcomes)(detail):
-        click.echo(ends)
-    trace = output.tracebacks(detail)
-    if trace:
-        click.echo(trace, err=True)
-    click.echo(f"procmanctl: {reason}", err=True)
-    ctx.exit(code)
-
-
-class ControlGroup(click.Group):
-    command_class = ControlCommand
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params[:0] = _shared_options()
 
 
 @click.group(cls=ControlGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -286,7 +176,7 @@ def check(ctx: click.Context, settings: Settings) -> None:
 def _operate(settings: Settings, command: str, text: Callable[[Mapping[str, Any]], str], **properties: Any) -> None:
     with settings.client(OPERATION) as client:
         try:
-            reply = _bare(client.call(command, waiting=settings.wait, **properties))
+            reply = bare(client.call(command, waiting=settings.wait, **properties))
         except TimedOut as error:
             raise TimedOut(f"{error}{_goes_on(client)}") from None
     settings.show(reply, text if settings.wait else _begun)
@@ -451,7 +341,7 @@ def shutdown(settings: Settings) -> None:
     with settings.client(OPERATION) as client:
         try:
             # Its end can't be told by an answer, only seen: the daemon answers when it has begun.
-            reply = _bare(client.call("shutdown", waiting=False))
+            reply = bare(client.call("shutdown", waiting=False))
         except NotReachable:
             reply = {}  # it was quicker than its answer
         if settings.wait:
