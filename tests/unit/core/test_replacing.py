@@ -232,3 +232,17 @@ def test_a_reload_that_is_superseded_within_the_delay_leaves_no_third_worker_in_
     assert world.names() == ["http.1@1", "http.1@3", "http.2@1"]
     world.pass_time(30)
     assert world.names() == ["http.1@3", "http.2@3"]
+
+
+@pytest.mark.parametrize("canary", [True, False])
+@pytest.mark.parametrize(("surge", "workers"), [(1, 2), (1, 4), (2, 4), (3, 2)])
+def test_reloads_in_one_instant_leave_no_more_workers_than_target_and_surge(canary, surge, workers):
+    policy = Reload(surge=surge, max_unavailable=2, canary=canary, delay=3.0)
+    world = serving(pool("http", workers=workers, recycle_at_once=2, reload=policy))
+    for seconds in (0.0, 4.0):  # the second time within another roll, that has begun to serve
+        world.pass_time(seconds)
+        for number in range(3):
+            world.send(ev.ReloadAsked(f"op{seconds}{number}", ("http",)))
+            assert len(world.names()) <= workers + surge
+    world.pass_time(60)
+    assert len(world.names()) == world.pool("http").ready == workers
