@@ -185,7 +185,7 @@ class World:
                     self._queue.append(ev.WorkerRetiring(worker, reason))
                     self._end(worker, 0)
             case do.Dump(worker, _):
-                if self.alive[worker].spec.name not in self.undumpable:
+                if worker in self.alive and self.alive[worker].spec.name not in self.undumpable:
                     self._queue.append(ev.WorkerDumped(worker))
             case do.Kill(worker):
                 if worker in self.alive:
