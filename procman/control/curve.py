@@ -26,7 +26,6 @@ log = logging.getLogger("procman.control")
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"procman"
-USER = "User-Id"  # the property of a message in which libzmq hands on what we said about its sender
 MOST_HANDSHAKES = 64  # answered in one turn of the loop
 HANDSHAKE = 3000  # milliseconds: who connects and says nothing is dropped after this
 HEARTBEAT = 30_000  # milliseconds: a peer whose machine has gone is noticed

@@ -113,7 +113,7 @@ class Door:
         """Who has sent the message, and what they may do; None when they may not do anything (any more)."""
         if self._authority is None:
             return LOCAL, self._role
-        user = message.get("User-Id")
+        user = message.get("User-Id")  # in which libzmq hands on what the authority has said about the sender
         name = user if isinstance(user, str) else ""
         return name, self._authority.role(name)
 

@@ -1,8 +1,8 @@
 """HTTP/1.1 and 1.0 requests from bytes, in any pieces.
 
-llhttp (through httptools) reads the grammar of RFC 9112; this module adds what the grammar leaves to the
-server: which framing is trusted, which limits hold, what the target means; and it reads the request line itself,
-because llhttp takes more for one than is one. The aim is that nobody who reads the same bytes (a proxy in front,
+llhttp (through httptools) reads the grammar of RFC 9112. What the grammar leaves to the server is added: here, which
+framing is trusted and how much may come; in `procman.wire.rules`, what a head may say. The request line is read here,
+too, because llhttp takes more for one than is one. The aim is that nobody who reads the same bytes (a proxy in front,
 above all) can see other requests in them than we do: whatever may be read in two ways is refused and the
 connection closed.
 
@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from procman.errors import BadRequest
-from procman.wire.authority import is_authority
-from procman.wire.forwarded import told
-from procman.wire.request import KEYS, Request, RequestLimits, unquote
+from procman.wire.request import KEYS, Request, RequestLimits
+from procman.wire.rules import GOOD_HOSTS, check_host, check_size, join_repeated, kept, read_target, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,23 +31,13 @@ if TYPE_CHECKING:
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
 # Nearly all of them: an absolute path, with or without a query.
 _ORIGIN_FORM = re.compile(rb"([A-Z][A-Z-]{0,31}) ((/[!$->@-~]*)(?:\?([!$-~]*))?) HTTP/(1\.[01])\r\n")
-_ABSOLUTE = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
 _HEAD_END = b"\r\n\r\n"
 _MOST_BESIDE_TARGET = 128  # bytes of a request line
 _MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be ignored
-_NEVER_REPEATED = {
-    "HTTP_HOST": "more than one Host header",
-    "CONTENT_LENGTH": "malformed Content-Length",
-    "HTTP_TRANSFER_ENCODING": "unknown transfer coding",
-    "HTTP_EXPECT": "unknown expectation",
-}
 # What would have an effect on the connection has none in a trailer (RFC 9110 section 6.5.1). llhttp hears some of these
 # and refuses others; here they are all refused.
 _NEVER_IN_TRAILERS = frozenset((b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"))
-
-_GOOD_HOSTS: set[str | None] = set()
-_MOST_HOSTS = 512
 
 
 def _memory_body(expected: int | None) -> BinaryIO:
@@ -263,7 +252,7 @@ class RequestParser:
             fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
         if (
             len(fields) != len(headers)
-            or fields.get("HTTP_HOST") not in _GOOD_HOSTS
+            or fields.get("HTTP_HOST") not in GOOD_HOSTS
             or "CONTENT_LENGTH" in fields
             or "HTTP_TRANSFER_ENCODING" in fields
             or "HTTP_EXPECT" in fields
@@ -276,7 +265,11 @@ class RequestParser:
             or len(headers) > self._limits.headers
         ):
             # Something may have to be done, or be wrong; mostly one question answers that.
-            self._judge(request)
+            try:
+                self._judge(request)
+            except BadRequest as refusal:
+                self.error = refusal
+                raise
         self._request = request
         self._head_done = True
         self._tail = b""
@@ -286,19 +279,19 @@ class RequestParser:
         assert self._llhttp is not None
         headers, fields = request.headers, request.fields
         if self._fed > self._limits.head or len(headers) > self._limits.headers:
-            self._check_size(request)
-        aside = _set_aside(request) if "" in fields else 0
+            check_size(request, self._limits)
+        aside = set_aside(request) if "" in fields else 0
         if len(fields) + aside != len(headers):
-            self._join_repeated(request)
-        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or _kept(fields))
+            join_repeated(request)
+        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or kept(fields))
         self._apply_rules(request)
 
     def _apply_rules(self, request: Request) -> None:
         fields = request.fields
         if not request.raw_path or request.method == "CONNECT":
-            self._read_target(request)
-        if (host := fields.get("HTTP_HOST")) not in _GOOD_HOSTS:
-            self._check_host(request, host)
+            read_target(request)
+        if (host := fields.get("HTTP_HOST")) not in GOOD_HOSTS:
+            check_host(request, host)
         if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
             self._read_framing(request)
         if "HTTP_EXPECT" in fields:
@@ -337,7 +330,7 @@ class RequestParser:
         else:
             self.error = BadRequest(str(refusal) or "malformed request")
 
-    # -- the rules -----------------------------------------------------------------------------------------
+    # -- body and bounds -----------------------------------------------------------------------------------
 
     def _refuse(self, reason: str, status: int = 400) -> None:
         # Raised through llhttp's callback, which stops reading; `feed` finds the reason in `error`.
@@ -348,65 +341,6 @@ class RequestParser:
         if self._head_done:
             return BadRequest("too much between chunks of the body", 400)
         return BadRequest("request head too large", 431)
-
-    def _check_size(self, request: Request) -> None:
-        if len(request.headers) > self._limits.headers:
-            self._refuse("too many headers", 431)
-        # What was fed is never less than the head, so that mostly nothing needs to be added up.
-        size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
-        if size > self._limits.head:
-            self._refuse("request head too large", 431)
-
-    def _join_repeated(self, request: Request) -> None:
-        fields = request.fields
-        fields.clear()
-        for name, value in request.headers:
-            key, text = KEYS[name], value.decode("latin-1").rstrip(" \t")
-            if not key:
-                continue
-            if key not in fields:
-                fields[key] = text
-            elif key in _NEVER_REPEATED:
-                self._refuse(_NEVER_REPEATED[key], 417 if key == "HTTP_EXPECT" else 400)
-            else:
-                # RFC 6265 section 5.4 for cookies, RFC 9110 section 5.3 for all others.
-                fields[key] += ("; " if key == "HTTP_COOKIE" else ",") + text
-
-    def _read_target(self, request: Request) -> None:
-        """Any form of a target but the usual one, and its refusal."""
-        target = request.target
-        if "#" in target:
-            self._refuse("fragment in the request target")
-        if request.method == "CONNECT":
-            self._refuse("CONNECT is not supported", 501)
-        if target.startswith("/"):
-            request.raw_path, _, request.query = target.partition("?")
-            request.path = unquote(request.raw_path)
-        elif target != "*":
-            self._read_absolute(request)
-        elif request.method == "OPTIONS":
-            request.raw_path = "*"
-        else:
-            self._refuse("only OPTIONS may ask for *")
-
-    def _read_absolute(self, request: Request) -> None:
-        match = _ABSOLUTE.fullmatch(request.target)
-        if match is None or not is_authority(match[1]):
-            self._refuse("malformed request target")
-        else:
-            request.authority = match[1]
-            request.raw_path = match[2] or "/"
-            request.path = unquote(request.raw_path)
-            request.query = match[3] or ""
-
-    def _check_host(self, request: Request, host: str | None) -> None:
-        if host is None:
-            if request.version == "HTTP/1.1":
-                self._refuse("missing Host header")
-        elif host and not is_authority(host):  # RFC 9110 section 7.2 lets it be empty
-            self._refuse("malformed Host header")
-        elif len(_GOOD_HOSTS) < _MOST_HOSTS:
-            _GOOD_HOSTS.add(host)
 
     def _read_framing(self, request: Request) -> None:
         length = request.fields.get("CONTENT_LENGTH")
@@ -466,19 +400,6 @@ class RequestParser:
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits
-
-
-def _set_aside(request: Request) -> int:
-    """Take out what is no field of an environ, and keep of it what proxies tell; how many headers that were."""
-    del request.fields[""]
-    request.told = told(request.headers)
-    return sum(not KEYS[name] for name, _ in request.headers)
-
-
-def _kept(fields: dict[str, str]) -> bool:
-    """Whether an HTTP/1.0 client asks to keep the connection: llhttp also hears Proxy-Connection, and not "close"."""
-    options = {option.strip(" \t") for option in fields.get("HTTP_CONNECTION", "").lower().split(",")}
-    return "keep-alive" in options and "close" not in options
 
 
 def _misunderstood(line: bytes) -> BadRequest:
