@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# An example takes as long as the machine lets it: how fast something is, benchmarks say.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,8 +162,10 @@ def test_two_hundred_deaths_and_twenty_reloads_leave_nothing(short_path):
 
         def numbers_and_kinds():
             worker = daemon.worker("http.2")["pid"]
-            kinds = sorted(re.sub(r"\d+", "", target) for target in descriptors(daemon.process.pid).values())
-            return kinds, len(descriptors(worker)), len(descriptors(templates(daemon)[0]))
+            kinds = Counter(re.sub(r"\d+", "", target) for target in descriptors(daemon.process.pid).values())
+            kinds["of a worker"] = len(descriptors(worker))
+            kinds["of the template"] = len(descriptors(templates(daemon)[0]))
+            return kinds
 
         def sizes():
             return anonymous_memory(daemon.process.pid), anonymous_memory(daemon.worker("http.2")["pid"])
@@ -170,8 +173,9 @@ def test_two_hundred_deaths_and_twenty_reloads_leave_nothing(short_path):
         wear(20, 5)
         before, sizes_before = numbers_and_kinds(), sizes()
         wear(180, 15)
-        # Not at once: ZeroMQ closes the connection of the last command when it gets round to it.
-        daemon.wait(lambda: numbers_and_kinds() == before, f"the descriptors to be {before}", timeout=10)
+        # Not at once: ZeroMQ closes the connection of the last command when it gets round to it. Before, too, there may
+        # have been one more than are needed, as of a template that has ended and was not reaped yet.
+        daemon.wait(lambda: numbers_and_kinds() <= before, f"the descriptors to be {before}", timeout=10)
         assert all(after < once * 1.05 for after, once in zip(sizes(), sizes_before, strict=True))
 
 

@@ -170,7 +170,7 @@ class Channels(RuleBasedStateMachine):
             assert any(name in self.model.path(other) for other in {*live, *self.model.channels})
 
 
-Channels.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Channels.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestChannels = Channels.TestCase
 
 

@@ -80,7 +80,7 @@ def feed(pieces: list[bytes]) -> RequestParser:
     return parser
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(streams, st.lists(st.integers(0, 400), max_size=10))
 def test_the_outcome_does_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
     cuts = sorted({cut for cut in cuts if cut < len(data)})
@@ -90,7 +90,7 @@ def test_the_outcome_does_not_depend_on_the_pieces(data: bytes, cuts: list[int])
     assert outcome(feed([data[n : n + 1] for n in range(len(data))])) == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_any_bytes_are_requests_or_refused(pieces: list[bytes]) -> None:
     parser = feed(pieces)
@@ -110,7 +110,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return data + raw(draw(st.sampled_from(FILES)))[:3000] if draw(st.booleans()) else data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(damaged())
 def test_damaged_requests_never_break_the_parser(data: bytes) -> None:
     parser = feed([data])
@@ -133,7 +133,7 @@ def same_but_for_case(seen: Seen) -> Any:
     return seen.method, seen.target, seen.version, [(name, value.lower()) for name, value in seen.headers], seen.body
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.one_of(damaged(), streams))
 def test_another_parser_sees_the_same_requests(data: bytes) -> None:
     # What only one of the two accepts is no matter: most of what we refuse, h11 takes. But what both take must be
@@ -157,7 +157,7 @@ told = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(sorted(ALL)), told, max_size=4))
 def test_whatever_is_forwarded_is_understood_or_refused(headers: dict[str, str]) -> None:
     try:
@@ -171,14 +171,14 @@ def test_whatever_is_forwarded_is_understood_or_refused(headers: dict[str, str])
     assert origin(dict(found.headers), proxies) == found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(told, st.lists(st.sampled_from(["127.0.0.1", "10.0.0.1"]), max_size=3))
 def test_what_a_client_says_does_not_count(spoofed: str, hops: list[str]) -> None:
     chain = ", ".join([spoofed, "1.2.3.4", *hops])
     assert origin({"x-forwarded-for": chain}, proxies).address == "1.2.3.4"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.sampled_from([b"PROXY ", b"PROXY TCP4 ", b"\r\n\r\n\0\r\nQUIT\n", b""])), st.binary(max_size=80))
 def test_a_proxy_protocol_header_is_one_or_none_however_it_comes(start: bytes, rest: bytes) -> None:
     def outcome(data: bytes) -> Any:
@@ -196,7 +196,7 @@ def test_a_proxy_protocol_header_is_one_or_none_however_it_comes(start: bytes, r
 header_text = st.text(st.characters(max_codepoint=0x100), max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(header_text, st.lists(st.tuples(header_text, header_text), max_size=4))
 def test_a_response_head_is_one_head_with_these_lines_or_nothing(phrase: str, headers: list[tuple[str, str]]) -> None:
     try:

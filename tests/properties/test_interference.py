@@ -119,7 +119,7 @@ class Recorder(World):
 
 
 @given(history=st.lists(steps, max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_taking_the_other_pools_out_of_a_trace_changes_nothing(history):
     crowded, alone = Recorder(one("one"), *OTHERS), Recorder(one("one"))
     for world in (crowded, alone):

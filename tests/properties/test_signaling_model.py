@@ -104,5 +104,5 @@ class CachesOfSeveralProcesses(RuleBasedStateMachine):
         self.processes[process % len(self.processes)].revise(Snapshot(self).signals)
 
 
-CachesOfSeveralProcesses.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+CachesOfSeveralProcesses.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestCachesOfSeveralProcesses = CachesOfSeveralProcesses.TestCase

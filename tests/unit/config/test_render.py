@@ -34,7 +34,7 @@ def test_every_key_is_tried():
 
 
 @given(text=right_documents())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_what_is_printed_reads_back_to_the_same(file, text):
     spec = reading(file, text)
     printed = render(spec)
@@ -43,7 +43,7 @@ def test_what_is_printed_reads_back_to_the_same(file, text):
 
 
 @given(text=any_documents())
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_any_file_is_read_or_its_problems_are_told_with_their_places(file, text):
     tomli.loads(text)
     try:
