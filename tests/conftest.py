@@ -22,6 +22,12 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+def pytest_configure() -> None:
+    """Be interruptible, and start what is: a shell ignores SIGINT for what it runs in the background (POSIX, 2.11)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A private directory whose path is short enough for unix sockets; removed afterwards."""

@@ -39,6 +39,7 @@ start_seconds = 0.1
 """
 COMMANDS = sorted(main.commands)
 ARGUMENTS = {
+    "db": ["sql"],
     "dumpstacks": ["web"],
     "kill": ["web.1"],
     "restart": ["web"],
@@ -48,7 +49,16 @@ ARGUMENTS = {
     "stop": ["off"],
     "wait": ["{operation}"],
 }
-NOT_HERE = {"events --follow", "jobs", "cron", "keys", "shutdown", "top", "upgrade"}  # in tests of their own
+NOT_HERE = {
+    "events --follow",
+    "invalidate",
+    "jobs",
+    "cron",
+    "keys",
+    "shutdown",
+    "top",
+    "upgrade",
+}  # in tests of their own
 
 
 @pytest.fixture(scope="module")

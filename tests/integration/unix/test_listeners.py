@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from procman.core.spec import HttpWork, Kind, PoolSpec, UnixAddress
 from procman.daemon.listeners import Listeners
+from procman.daemon.store import Store
+from procman.unix.notify import Notifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +22,7 @@ def test_permissions_change_with_the_configuration_and_the_socket_stays(short_pa
         work = HttpWork(app="m:a", binds=(address,), socket_mode=mode)
         return PoolSpec(name="http", kind=Kind.HTTP, work=work, working_dir="/")
 
-    listeners = Listeners()
+    listeners = Listeners(Store(Notifier({}), {}))
     listeners.open([spec(0o600)])
     try:
         (sock,) = listeners.sockets(spec(0o600))
