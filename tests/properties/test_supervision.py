@@ -22,7 +22,7 @@ from tests.support.simulation import Kind, Limits, World, pool, probed
 POOLS = ("web", "jobs", "command", "asked", "hooked", "scaled", "db")
 SOFT = (Reason.MEMORY_SOFT, Reason.MAX_REQUESTS, Reason.MAX_AGE)
 HOOKS = Hooks(**{hook.value: ("true",) for hook in HookName}, timeout=3.0)
-FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable", "not_answering")
+FAULTS = ("broken_imports", "stillborn", "slow", "stubborn", "undumpable", "not_answering", "hung")
 # Why workers are killed though nobody wanted them to go.
 LIMITS = (Reason.REAL_TIME, Reason.CPU_TIME, Reason.HANG)
 
@@ -98,7 +98,8 @@ class Supervision(RuleBasedStateMachine):
                 "web",
                 workers=web,
                 depends_on=("db",),
-                limits=Limits(time_real=20.0),
+                limits=Limits(time_real=20.0, time_cpu=15.0),
+                hang_timeout=10.0,
                 stop_timeout=5.0,
                 reload=policy,
                 recycle_at_once=at_once,
@@ -116,7 +117,7 @@ class Supervision(RuleBasedStateMachine):
         self.world.loads["scaled"] = lambda memory: self.load
         self.operations = 0
         self.shutdown_at = None
-        self.retired_by_us = {}
+        self.allowances = {}
         self.world.start()
 
     def operation(self):
@@ -136,6 +137,11 @@ class Supervision(RuleBasedStateMachine):
     @rule(busy=st.floats(0, 6), waiting=st.integers(0, 20))
     def work(self, busy, waiting):
         self.load = Load(busy=busy, waiting=waiting)
+
+    @rule(share=st.sampled_from([0.0, 0.5, 1.0]))
+    def compute(self, share):
+        """Units spend so much of their time on the CPU."""
+        self.world.cpu_share = share
 
     @rule(data=st.data(), reason=st.sampled_from(SOFT))
     def reach_a_soft_limit(self, data, reason):
@@ -222,19 +228,27 @@ class Supervision(RuleBasedStateMachine):
         """Those for whom a before_start ran: some of them never had a process."""
         return [run for run in self.world.of(do.RunHook) if run.hook is HookName.BEFORE_START]
 
+    def allowance(self, p, what, now, used):
+        """How much is allowed. When it becomes less, whatever was begun before may be ended."""
+        before = self.allowances.get((p.name, what), now)
+        self.allowances[p.name, what] = max(before, now) if used else now
+        return self.allowances[p.name, what]
+
     @invariant()
     def never_more_processes_than_target_and_surge_live(self):
         for p in self.world.arbiter.pools.values():
             live = [w for w in p.workers.values() if w.live]
             goal = [w for w in live if w.generation == p.goal and not w.relieved]
             assert len({w.slot for w in goal}) == len(goal), "two workers of one generation in one slot"
-            surge = max(p.spec.surge, p.spec.recycle_at_once, 1)
+            relieved = sum(w.relieved for w in live)
+            tokens = self.allowance(p, "tokens", p.spec.recycle_at_once, relieved > 0)
+            surge = self.allowance(p, "surge", max(p.spec.surge, tokens, 1), len(live) > p.target)
             if p.goal != p.generation:
                 assert len([w for w in goal if w.coming]) <= max(surge, p.spec.reload.max_unavailable)
             if not p.closing:
                 most = max(p.target, p.roll.target_before if p.roll else 0) + surge
                 assert len(live) <= most, (p.name, [(w.slot, w.generation, w.state) for w in p.workers.values()])
-            assert sum(w.relieved for w in live) <= p.spec.recycle_at_once
+            assert relieved <= tokens
 
     @invariant()
     def an_upgrade_changes_nothing(self):
