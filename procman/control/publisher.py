@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from procman.control.door import open_doors
+from procman.control.doors import Doors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ FIGURES = "stat."  # the topic of Circus's figures (circus.stats.client)
 MOST_KEPT_BYTES = 8192  # of one event; of a longer one (stacks, tracebacks) only the fields that every event has
 
 
-class Publisher:
+class Publisher(Doors):
     """PUB sockets at these endpoints, made like the control sockets. Raises AddressError."""
 
     def __init__(
@@ -49,13 +50,11 @@ class Publisher:
         clock: Callable[[], float] = time.time,
         inherited: Sequence[Kept] = (),
     ) -> None:
+        super().__init__(context)
         self._clock = clock
         self.sequence = 0
         self._wanting: set[int] = set()  # the doors at which somebody subscribes to the figures
         self._recent: deque[bytes] = deque(maxlen=KEPT)
-        self._context = context or zmq.Context(1)
-        self._own_context = context is None
-        self._doors: list[Door] = []
         try:
             self._doors = open_doors(
                 endpoints, self._make_socket, group=group, authority=authority, inherited=inherited
@@ -114,14 +113,6 @@ class Publisher:
             except zmq.ZMQError as error:
                 log.debug("%s could not be published: %s", topic, error)
 
-    def filenos(self) -> list[int]:
-        """Readable when `pending` is to be asked; edge-triggered as those of `ControlServer`."""
-        return [fd for door in self._doors for fd in door.filenos()]
-
-    def pending(self) -> bool:
-        """Somebody has subscribed, or does not any more. To be asked before every sleep."""
-        return any(door.pending() for door in self._doors)
-
     def attend(self) -> None:
         """Find out whether ``figures_wanted``. Never blocks."""
         for number, door in enumerate(self._doors):
@@ -151,11 +142,6 @@ class Publisher:
         """The first of those where to subscribe."""
         return self.endpoints[0]
 
-    @property
-    def endpoints(self) -> list[str]:
-        """Where to subscribe."""
-        return [endpoint for door in self._doors for endpoint in door.endpoints]
-
     def recent(self, since: int = 0) -> list[dict[str, Any]]:
         """The last events, at most KEPT, oldest first, each with its ``topic``; only those after number ``since``."""
         # What is no JSON (Infinity) becomes a text: it must not make an answer impossible.
@@ -166,29 +152,6 @@ class Publisher:
         # As bytes: a tenth of the memory of the same event as a dictionary.
         kept = data if len(data) <= MOST_KEPT_BYTES else _dump({**fields, "cut": True})
         self._recent.append(b'{"topic":' + _dump(topic) + b"," + kept[1:])
-
-    def send_everybody_away(self) -> None:
-        """End every connection over tcp, so that each client has to prove anew that it may connect."""
-        for door in self._doors:
-            door.send_everybody_away()
-
-    def kept(self) -> list[Kept]:
-        """The sockets that listen, for a publisher that is to inherit them."""
-        return [kept for door in self._doors for kept in door.kept()]
-
-    def detach(self, linger: float) -> None:
-        """Let go of the subscribers, and leave the sockets listening: they are somebody else's from now on."""
-        for door in self._doors:
-            door.detach(linger)
-        self._doors.clear()
-
-    def close(self, linger: float = 0.0) -> None:
-        """Remove the socket files. Events on their way get ``linger`` seconds to leave."""
-        for door in self._doors:
-            door.close(linger)
-        self._doors.clear()
-        if self._own_context:
-            self._context.term()
 
 
 def _received(door: Door) -> Iterator[bytes]:

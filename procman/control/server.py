@@ -19,6 +19,7 @@ import zmq
 from procman.control import protocol
 from procman.control.commands import READING
 from procman.control.door import LOCAL, open_doors
+from procman.control.doors import Doors
 from procman.control.protocol import BadMessage, Errno, Request
 from procman.core.spec import Role
 
@@ -91,7 +92,7 @@ class Call:
         return self._server.send(self._way, self.request.id, message)
 
 
-class ControlServer:
+class ControlServer(Doors):
     """ROUTERs on ``endpoints``, and on ``read_only`` ones, where ``group`` may connect too. Raises AddressError.
 
     ``authority`` knows the keys of the clients over ``tcp://``, and may be left out when there is no such endpoint.
@@ -108,10 +109,8 @@ class ControlServer:
         clock: Callable[[], float] = time.time,
         inherited: Sequence[Kept] = (),
     ) -> None:
+        super().__init__(context)
         self._clock = clock
-        self._context = context or zmq.Context(1)
-        self._own_context = context is None
-        self._doors: list[Door] = []
         try:
             self._doors += open_doors(endpoints, self._make_socket, authority=authority, inherited=inherited)
             self._doors += open_doors(
@@ -132,19 +131,6 @@ class ControlServer:
         # Sending to a peer that is gone is an error that we see instead of a message that vanishes.
         made.set(zmq.ROUTER_MANDATORY, 1)
         return made
-
-    @property
-    def endpoints(self) -> list[str]:
-        """Where it listens, with the port that was found where any would do."""
-        return [endpoint for door in self._doors for endpoint in door.endpoints]
-
-    def filenos(self) -> list[int]:
-        """Readable when `pending` is to be asked. Edge-triggered: see the top of the module."""
-        return [fd for door in self._doors for fd in door.filenos()]
-
-    def pending(self) -> bool:
-        """There is something to receive. To be asked before every sleep."""
-        return any(door.pending() for door in self._doors)
 
     def receive(self, most: int = MOST_CALLS) -> list[Call]:
         """The calls that have come, at most ``most`` from each door; then `pending` says whether there are more.
@@ -202,29 +188,6 @@ class ControlServer:
             log.debug("An answer could not be delivered: %s", error)
             return False
         return True
-
-    def send_everybody_away(self) -> None:
-        """End every connection over tcp, so that each client has to prove anew that it may connect."""
-        for door in self._doors:
-            door.send_everybody_away()
-
-    def kept(self) -> list[Kept]:
-        """The sockets that listen, for a server that is to inherit them."""
-        return [kept for door in self._doors for kept in door.kept()]
-
-    def detach(self, linger: float) -> None:
-        """Let go of the peers, and leave the sockets listening: they are somebody else's from now on."""
-        for door in self._doors:
-            door.detach(linger)
-        self._doors.clear()
-
-    def close(self, linger: float = 0.0) -> None:
-        """Stop listening and remove the socket files. Answers on their way get ``linger`` seconds to leave."""
-        for door in self._doors:
-            door.close(linger)
-        self._doors.clear()
-        if self._own_context:
-            self._context.term()
 
 
 def _permit(request: Request, by: str, role: Role | None) -> None:
