@@ -29,3 +29,12 @@ def test_every_dependency_is_argued_for():
     names = re.findall(r'"([a-z0-9-]+)', declared)
     page = (ROOT / "docs/dependencies.md").read_text()
     assert [name for name in names if f"| {name} |" not in page] == []
+
+
+@pytest.mark.parametrize("package", ["core", "daemon"])
+def test_the_architecture_says_of_every_module_what_it_is_for(package):
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    table = page.partition(f"| in `procman/{package}` |")[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+    modules = {path.stem for path in (ROOT / "procman" / package).glob("*.py")} - {"__init__", "diagram"}
+    assert sorted(named) == sorted(modules)
