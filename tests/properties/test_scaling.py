@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,10 +33,10 @@ class Pool:
         busy = min(load, self.ready)
         for _ in range(2):  # it may want to know how much memory is used, before it says
             memory = int(share * self.ready) if share and self.scaler.needs_memory(self.scaling, self.now) else None
-            measured = Load(busy=busy, waiting=int(max(0, load - busy)), memory=memory)
+            measured = Load(busy=busy, waiting=math.ceil(load - busy), memory=memory)
             self.scaler.measure_at = None
             self.target = self.scaler.target(self.scaling, measured, target=self.target, ready=self.ready, now=self.now)
-            if self.scaler.measure_at is None:
+            if self.scaler.measure_at != self.now:
                 break
         self.ready = self.target
         self.targets.append(self.target)

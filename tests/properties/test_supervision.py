@@ -132,6 +132,8 @@ class Supervision(RuleBasedStateMachine):
     def sleep_through(self, seconds):
         """The machine was suspended, or the daemon stopped: it wakes late, and everything is due at once."""
         self.world.now += seconds
+        if self.shutdown_at is not None:
+            self.shutdown_at += seconds  # nobody could do anything meanwhile
         self.world.send(ev.Tick())
 
     @rule(busy=st.floats(0, 6), waiting=st.integers(0, 20))
