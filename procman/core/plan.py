@@ -120,7 +120,9 @@ def _survey_slot(pool: Pool, slot: int) -> None:
         if len(current) == len(live):
             survey.uncovered.add(slot)
     elif live:
-        survey.outdated.add(slot)
+        # Of a successor that is being killed its end will tell when the next one may try.
+        if pool.roll is not None or all(one.live or one.ready_at is not None for one in there):
+            survey.outdated.add(slot)
     elif pool.overlapping or not (there or hooks.cleaning(pool, slot)):
         survey.vacant.add(slot)
 

@@ -246,3 +246,16 @@ def test_reloads_in_one_instant_leave_no_more_workers_than_target_and_surge(cana
             assert len(world.names()) <= workers + surge
     world.pass_time(60)
     assert len(world.names()) == world.pool("http").ready == workers
+
+
+def test_the_next_successor_waits_for_the_end_of_one_that_is_given_up():
+    world = serving(pool("http", workers=2, start_timeout=20.0, backoff=NO_JITTER))
+    world.slow.add("http")
+    wish(world, "http.1")
+    world.pass_time(20)
+    assert world.names() == ["http.1@1", "http.2@1"]
+    assert world.reports[-1] == "recycle_failed"
+    world.slow.clear()
+    world.pass_time(100)
+    assert world.names() == ["http.1@1", "http.2@1"]
+    assert world.pool("http").ready == 2
