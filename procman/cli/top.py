@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -45,6 +46,8 @@ KEYS = {
     b"\x03": QUIT,
     b"\x04": QUIT,
 }
+# What one key sends: a control sequence (ECMA-48, 5.4), the same with O in the keypad's other mode, or a character.
+_KEY = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO[A-Za-z]|[\xc0-\xff][\x80-\xbf]*|[\x00-\xff]")
 
 
 def usable() -> bool:
@@ -170,7 +173,10 @@ def _await_keys(resized: int, due: float) -> list[str]:
     sent = os.read(stdin, 32)
     if not sent:
         return [QUIT]  # the end of the input ends the program
-    if sent.startswith(b"\x1b"):
-        return [KEYS.get(sent, "")]  # what one key sends arrives in one piece
-    # Who types fast has pressed more than one.
-    return [KEYS.get(one.encode(), one) for one in sent.decode("utf-8", "replace")]
+    return keys_in(sent)
+
+
+def keys_in(sent: bytes) -> list[str]:
+    """What was pressed: who types fast has pressed more than one key. Empty for one that means nothing here."""
+    found = _KEY.findall(sent)
+    return [KEYS.get(one) or ("" if one.startswith(b"\x1b") else one.decode("utf-8", "replace")) for one in found]
