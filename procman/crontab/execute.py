@@ -103,8 +103,7 @@ class Run:
 
     def aborted(self, error: BaseException) -> None:
         """A limit has ended `perform`: roll back and record that. Never raises for a database that is away."""
-        if (leftover := signaling.current()) is not None:
-            leftover.rollback()
+        signaling.roll_back_leftover()
         if self._committed:
             return
         try:

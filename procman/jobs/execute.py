@@ -90,7 +90,7 @@ class _Try:
             return Outcome(200, failed=False)
         except UnitAborted as aborted:
             log.warning("%s was ended: %s", name, aborted.reason)
-            self._roll_back_leftover()
+            signaling.roll_back_leftover()
             self._fail(aborted)
             return Outcome(503, failed=True)
         except (RetryableJobError, DatabaseUnavailable) as error:
@@ -167,13 +167,6 @@ class _Try:
         with signaling.lend(self._database) as connection, connection.cursor() as cr:
             if not move(cr):
                 log.warning("Job %s has left this try meanwhile", self._attempt.uuid)
-
-    @staticmethod
-    def _roll_back_leftover() -> None:
-        # A limit may strike in the instant in which the transaction has begun and nobody knows it yet.
-        unit = signaling.current()
-        if unit is not None:
-            unit.rollback()
 
 
 def describe(error: BaseException) -> Failure:

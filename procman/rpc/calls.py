@@ -104,9 +104,7 @@ def guarded(name: str, work: Callable[[], R]) -> R:
         log.info("%s: %s: %s", name, type(fault).__name__, fault)
         raise
     except UnitAborted as aborted:
-        # It may strike in the instant in which the transaction has begun and nobody knows it yet.
-        if (leftover := signaling.current()) is not None:
-            leftover.rollback()
+        signaling.roll_back_leftover()
         log.warning("%s was ended: %s", name, aborted.reason)
         raise Temporary(f"the call was ended by a limit: {aborted.reason}") from None
     except NoDatabase as error:

@@ -21,7 +21,7 @@ from procman.signaling.runtime import (
 )
 from procman.signaling.statistics import CacheStatistics, statistics
 from procman.signaling.triggers import signal_on_change
-from procman.signaling.units import Collected, Meter, Unit, current
+from procman.signaling.units import Collected, Meter, Unit, current, roll_back_leftover
 
 __all__ = [
     "CacheStatistics",
@@ -43,6 +43,7 @@ __all__ = [
     "reload_registry",
     "repeating",
     "retryable",
+    "roll_back_leftover",
     "signal_on_change",
     "statistics",
     "transaction",

@@ -73,6 +73,15 @@ def forget_current() -> None:
     _current.set(None)
 
 
+def roll_back_leftover() -> None:
+    """End the unit that this thread or greenlet is in, if any, after a limit has struck.
+
+    It may strike in the instant in which the transaction has begun and nobody knows it yet.
+    """
+    if (leftover := current()) is not None:
+        leftover.rollback()
+
+
 class Unit:
     """One request, job, cron run or message. Ends by `commit` or `rollback`; both also make it no longer current."""
 

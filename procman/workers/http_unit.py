@@ -193,9 +193,8 @@ class Units:
         return _answer(exchange, 500)
 
     def _roll_back_leftover(self) -> None:
-        # A signal may strike in the instant in which the transaction has begun and nobody knows it yet.
-        if self._signaling is not None and (transaction := self._signaling.current()) is not None:
-            transaction.rollback()
+        if self._signaling is not None:
+            self._signaling.roll_back_leftover()
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
