@@ -103,6 +103,9 @@ class Child:
         self._dump_fd = dump_fd
         self._in_unit = False
         self._interrupted = False
+        self._struck = False  # the unit has been ended by an exception, which it may still be dealing with
+        self._heeding = False  # a signal is being heeded, and must be heeded to the end
+        self._abort_due: Reason | None = None  # came meanwhile
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -286,7 +289,7 @@ class Child:
     def begin_unit(self, name: str) -> None:
         """A unit begins: from here on limits act on it. One at a time, in the main thread."""
         self.record.begin(name)
-        self._interrupted = False
+        self._interrupted = self._struck = False
         self._in_unit = True
         if self._cpu is not None:
             self._cpu.begin()
@@ -334,26 +337,54 @@ class Child:
 
     # -- signals ------------------------------------------------------------------------------------------
 
+    # A handler may itself be interrupted by another one (signal(7); CPython runs it at the next jump back or call), and
+    # an abort raises: so it would end the one below it, say between taking note of a reason and telling it.
+
+    def _heed_wholly(self, handler: Callable[[], None]) -> None:
+        """Do what a signal asks for, to the end: an abort that comes meanwhile has to wait for it."""
+        if self._heeding:
+            handler()
+            return
+        self._heeding = True
+        try:
+            handler()
+        finally:
+            self._heeding = False
+        if (due := self._abort_due) is not None:
+            self._strike(due)
+
+    def _strike(self, reason: Reason) -> None:
+        if self._heeding:
+            self._abort_due = reason
+        else:
+            self._abort_due = None
+            self.abort_current(reason)
+
     def _on_leave(self, signum: int, frame: FrameType | None) -> None:
         if self._told_by_signal:
             os._exit(128 + signum)
         self._told_by_signal = True
-        self.retire(Reason.KILLED_BY_USER)
+        self._heed_wholly(lambda: self.retire(Reason.KILLED_BY_USER))
 
     def _on_cpu_limit(self, signum: int, frame: FrameType | None) -> None:
         self._on_cpu_used()
 
     def _on_cpu_used(self) -> None:
-        self.abort_current(Reason.CPU_TIME)
+        self._strike(Reason.CPU_TIME)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
         self._interrupted = True
-        self.abort_current(Reason.REAL_TIME)
+        self._strike(Reason.REAL_TIME)
 
     def _abort(self, reason: Reason) -> None:
-        """End the unit that runs, and go: what an exception strikes anywhere may be left in any state."""
-        if not self._in_unit:
+        """End the unit that runs, and go: what an exception strikes anywhere may be left in any state.
+
+        Once: the arbiter's clock and this worker's may both find it over a limit, and a second exception would
+        strike in the midst of what is done about the first. One that goes on all the same is killed.
+        """
+        if not self._in_unit or self._struck:
             return
+        self._struck = True
         log.warning("Worker %s (%d): limit of the unit reached: %s", self.name, os.getpid(), reason)
         self.retire(reason)
         if self._canceller is not None:
@@ -367,13 +398,13 @@ class Child:
 
     def _on_channel(self, signum: int, frame: FrameType | None) -> None:
         if (channel := self._channel) is not None and channel.ended():
-            self._lost()
+            self._heed_wholly(self._lost)
 
     def _on_dump(self, signum: int, frame: FrameType | None) -> None:
-        self._tell(Dumped(text=cut(format_stacks(frame))))
+        self._heed_wholly(lambda: self._tell(Dumped(text=cut(format_stacks(frame)))))
 
     def _on_caches(self, signum: int, frame: FrameType | None) -> None:
-        self._tell(Caches(figures=cache_figures()))
+        self._heed_wholly(lambda: self._tell(Caches(figures=cache_figures())))
 
     def _tell(self, message: object) -> None:
         if (channel := self._channel) is not None:

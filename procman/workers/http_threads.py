@@ -61,7 +61,8 @@ class Threads:
     def __init__(self, child: Child, make_units: Callable[[Bench], Units], count: int) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child = child
-        self._lock = threading.Lock()
+        # Reentrant: the arbiter's signal may come while the loop itself looks at the limits, in the same thread.
+        self._lock = threading.RLock()
         self._running: dict[Bench, float] = {}  # since when; the oldest first
         self._waiting: SimpleQueue[tuple[Request, Connection]] = SimpleQueue()
         self._done: deque[Connection] = deque()

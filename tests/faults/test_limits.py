@@ -9,13 +9,22 @@ import time
 import pytest
 
 from procman.unix.cgroup import own_memory_group
+from procman.unix.process import INTERRUPT
 from tests.support.daemon import Procmand
 from tests.support.wild import ask_in_background, busy_worker
 
 APPLICATION = """
-import mmap, time
+import mmap, os, signal, sys, time
 
 HOARD = []
+
+def again(name, signum):
+    # The worker gets this signal in the midst of telling the arbiter that it goes.
+    def strike(frame, event, argument):
+        if event == "call" and frame.f_code.co_name == name and frame.f_globals["__name__"] == "procman.unix.channel":
+            sys.setprofile(None)
+            signal.raise_signal(signum)
+    sys.setprofile(strike)
 
 def application(environ, start_response):
     path, _, number = environ["PATH_INFO"][1:].partition("/")
@@ -37,6 +46,15 @@ def application(environ, start_response):
             pass
     elif path == "sleep":
         time.sleep(float(number))
+    elif path == "struck-twice":
+        again("send", int(number))
+        while True:
+            pass
+    elif path == "told-and-struck":
+        again("send", int(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            pass
     elif path == "hoard":
         HOARD.append(bytearray(int(number) << 20))
     elif path == "reserve":
@@ -95,6 +113,26 @@ def test_a_unit_that_does_not_heed_its_cpu_limit_is_killed_with_its_stacks(short
         evidence = log[log.index("Stacks before the kill") : log.index(f"({pid}) is killed: cpu_time")]
         assert f"Worker http.1 ({pid}) GET {path}" in evidence
         assert "app.py" in evidence
+
+
+# -- two at once ------------------------------------------------------------------------------------------
+
+
+# The worker's own clock and the arbiter may notice in the same instant, and two limits may be reached in it as well.
+@pytest.mark.parametrize("second", [signal.SIGXCPU, INTERRUPT], ids=["cpu", "real"])
+@pytest.mark.parametrize(("limit", "reason"), [("time_cpu = 0.2", "cpu_time"), ("time_real = 0.2", "real_time")])
+def test_a_limit_that_strikes_while_another_one_does_leaves_the_reason_as_it_is(short_path, limit, reason, second):
+    with running(short_path, limit) as daemon:
+        assert daemon.request("GET", f"/struck-twice/{second:d}")[0] == 503
+        assert the_exit(daemon) == (reason, 0)
+        assert daemon.log.count("limit of the unit reached") == 1
+        assert f"retires: {reason}" in daemon.log
+
+
+def test_a_limit_that_strikes_while_the_worker_is_told_to_go_ends_the_unit_and_leaves_the_reason_as_it_is(short_path):
+    with running(short_path, "time_real = 30") as daemon:
+        assert daemon.request("GET", f"/told-and-struck/{INTERRUPT:d}")[0] == 503
+        assert the_exit(daemon) == ("killed_by_user", 0)
 
 
 # -- memory -----------------------------------------------------------------------------------------------

@@ -142,8 +142,9 @@ class Units:
     def _abort_current(self, reason: Reason) -> None:
         """In a signal handler: end the unit whose byte code runs, if it is over its limit."""
         unit = self._running.get(getcurrent())
-        if unit is None or (reason is Reason.REAL_TIME and not self._is_over_time(unit)):
+        if unit is None or unit.struck or (reason is Reason.REAL_TIME and not self._is_over_time(unit)):
             return
+        unit.struck = True
         log.warning("Worker %s (%d): %s keeps all others waiting", self._child.name, os.getpid(), unit.name)
         self._child.retire(reason)
         self._wake()
@@ -154,9 +155,10 @@ class Units:
 
 
 class _Unit:
-    __slots__ = ("name", "started", "timer")
+    __slots__ = ("name", "started", "struck", "timer")
 
     def __init__(self, name: str, started: float) -> None:
         self.name = name
         self.started = started
+        self.struck = False  # once is enough, as in `Child`
         self.timer: Timeout | None = None
