@@ -1,17 +1,20 @@
-"""`procmanctl invalidate`: what concerns the database, to which the daemon itself has no connection."""
+"""How procmanctl reaches the databases, to which the daemon itself has no connection."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from procman.cli.endpoint import FILES
-from procman.errors import ConfigurationError, ControlError, DatabaseUnavailable, NoDatabase
+from procman.errors import ConfigurationError, ControlError, DatabaseSetupError, DatabaseUnavailable, NoDatabase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from procman.core.spec import DatabaseSpec
+
+T = TypeVar("T")
 
 
 def spec(config: str | None, environ: Mapping[str, str]) -> DatabaseSpec:
@@ -33,6 +36,49 @@ def spec(config: str | None, environ: Mapping[str, str]) -> DatabaseSpec:
     raise ConfigurationError(
         f"no database is named: give -c FILE or set $PROCMAN_DATABASE_URL (there is no {' and no '.join(FILES)})"
     )
+
+
+@contextmanager
+def opened(config: str | None, environ: Mapping[str, str], only: str | None = None) -> Iterator[tuple[str, ...]]:
+    """For the block, units can be begun in the databases of these names: ``only`` this one, or all that there are.
+
+    Raises ConfigurationError, and ControlError when they can't be listed or ``only`` is not among them.
+    """
+    import psycopg2
+
+    from procman import signaling
+
+    signaling.configure(spec(config, environ), application_name="procmanctl")
+    try:
+        try:
+            names = signaling.databases()
+        except (DatabaseUnavailable, psycopg2.Error) as error:
+            raise ControlError(str(error).strip()) from error
+        if only is not None and only not in names:
+            raise ControlError(f"no database is called {only!r}{_meant(only, names)}")
+        yield names if only is None else (only,)
+    finally:
+        signaling.configure(None)
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    from procman.control.protocol import did_you_mean
+
+    return did_you_mean(name, names) or f"; there {'is' if len(names) == 1 else 'are'} {', '.join(names[:10])}"
+
+
+def ask_each(names: Iterable[str], ask: Callable[[str], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """What ``ask`` returns for each database, and for those where it can't, why: one must not hide the others."""
+    import psycopg2
+
+    answers: dict[str, T] = {}
+    problems: dict[str, str] = {}
+    for name in names:
+        try:
+            answers[name] = ask(name)
+        except (DatabaseSetupError, DatabaseUnavailable, NoDatabase, psycopg2.Error) as error:
+            problems[name] = str(error).strip() or type(error).__name__
+    return answers, problems
 
 
 def invalidate(database: DatabaseSpec, name: str | None, groups: Sequence[str]) -> str:

@@ -122,6 +122,15 @@ _READING = (
         doc="The last events, oldest first, the number of the last one, and where to subscribe to those to come.",
         properties=(Property(name="since", form=Form.COUNT, doc="only those after this number (`seq`)"),),
     ),
+    Command(
+        name="jobwhy",
+        doc="What a job waits for, as each job runner knows it from its memory: `runners` has an answer for each of "
+        "them, null where there was none in time.",
+        properties=(
+            Property(name="uuid", required=True, doc="the job's uuid"),
+            Property(name="database", doc="its database; without it, a runner looks in each of its own"),
+        ),
+    ),
     Command(name="operations", doc="The operations under way and the last ones that have ended, oldest first."),
     Command(
         name="wait",
@@ -241,7 +250,8 @@ _DOING = (
 
 COMMANDS: Mapping[str, Command] = {command.name: command for command in (*_READING, *_DOING)}
 
-# What a read-only endpoint offers: they change nothing and cost no worker anything.
+# What a read-only endpoint offers: they change nothing, and cost no worker anything but a job runner a look into its
+# memory, for one question at a time.
 READING = frozenset(command.name for command in _READING)
 
 # Circus has these. They would let whoever reaches the socket run code of their own.

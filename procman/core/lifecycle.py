@@ -14,12 +14,13 @@ from procman.core.spec import DatabaseSpec, Limits, PoolSpec
 
 # Of these messages, and of how a template or worker is spoken to. To be raised when processes of an earlier version
 # could misunderstand this one: after an upgrade of the daemon they are replaced then.
-PROTOCOL = 1
+PROTOCOL = 2
 
 # Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
 # socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
 MOST_TEXT = 40_000
 MOST_CACHES = 500  # functions in a message
+MOST_JSON = 100_000  # characters of JSON in a message, all ASCII: it is a text in JSON itself, and at most doubles
 
 
 def cut(text: str) -> str:
@@ -104,6 +105,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """To a job runner: somebody wants to know something, in JSON; the `Answer` has the same number."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forked:
     """From a worker or command just forked: this is its pid. The arbiter believes what the kernel says about that."""
 
@@ -175,5 +184,20 @@ class Caches:
     figures: tuple[CacheFigures, ...]
 
 
-ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence
-FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped | Caches
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """From a job runner: what the `Question` of this number asked for, in JSON."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """From a job runner, at most once a second: its figures, in JSON, which the arbiter hands on unread."""
+
+    text: str
+
+
+ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | Question
+FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped | Caches | Answer | Published

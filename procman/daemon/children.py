@@ -294,6 +294,7 @@ class Children:
         self._nursery.carried_out(worker)
         worker.no_more_stacks()
         worker.no_more_caches()
+        worker.no_more_answers()
         oom = self._confinement.ended(worker, status)
         self._emit(ev.WorkerExited(worker.id, status, random.random(), oom=oom))
         self.reaper.sweep()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman.core.sample import quantile
+from procman.core.spec import Kind
 from procman.daemon.circus import GONE, process_info
 from procman.observe import processes
 from procman.version import __version__
@@ -59,8 +61,19 @@ class Figures:
             "ready": pool.ready,
             "busy": sum(worker["busy"] for worker in workers),
             **({} if (backlog := self._backlog(pool.name)) is None else {"backlog": backlog}),
+            **self._published(pool),
             "workers": workers,
         }
+
+    def _published(self, pool: PoolSnapshot) -> dict[str, Any]:
+        """What a job runner says of its jobs; during a replacement the newer one, as soon as it has said something."""
+        if pool.kind != Kind.JOBRUNNER.value:
+            return {}
+        said = [process.published for worker in pool.workers if (process := self._children.workers.get(worker.id))]
+        try:
+            return {"jobs": next((json.loads(text) for text in reversed(said) if text), None)}
+        except (ValueError, RecursionError):
+            return {"jobs": None}
 
     def circus(self, pid: int, cpu_percent: float, number: int | None = None) -> dict[str, Any] | str:
         """Circus's figures of a process whose own have just been taken (`circus.process_info`)."""

@@ -153,6 +153,11 @@ class Hearing:
                 _hand_over_stacks(worker, text)
             case say.Caches(figures=figures):
                 _hand_over_caches(worker, figures)
+            case say.Answer(number=number, text=text):
+                if (answered := worker.on_answer.pop(number, None)) is not None:
+                    answered(text)
+            case say.Published(text=text):
+                worker.published = text
 
 
 def _hand_over_stacks(child: TemplateProcess | WorkerProcess, text: str) -> None:

@@ -34,6 +34,7 @@ from procman.daemon.listeners import Listeners
 from procman.daemon.loop import Loop
 from procman.daemon.output import Outputs
 from procman.daemon.place import Place
+from procman.daemon.questions import Questions
 from procman.daemon.reception import Reception
 from procman.daemon.signals import Signals
 from procman.daemon.stacks import StackDumper
@@ -102,6 +103,7 @@ class Daemon:
         self.gauge = Gauge(self.children, self.board)
         self.figures = Figures(self.children, self.board, self.started, self._backlog)
         self.caches = CacheAsker(self._loop, self.children)
+        self.questions = Questions(self._loop, self.children)
         self.dumper = StackDumper(self._loop, self.children, self.board)
         self.evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)

@@ -74,6 +74,15 @@ class WorkerProcess(Process):
     killed: bool = False  # by us
     on_caches: list[Callable[[tuple[CacheFigures, ...] | None], None]] = field(default_factory=list)
 
+    published: str = ""  # of a job runner: its last figures, in JSON
+    on_answer: dict[int, Callable[[str | None], None]] = field(default_factory=dict)
+
+    def no_more_answers(self) -> None:
+        """It is gone: whoever has asked it something gets no answer."""
+        waiting, self.on_answer = self.on_answer, {}
+        for callback in waiting.values():
+            callback(None)
+
     def no_more_caches(self) -> None:
         """It is gone: whoever waits for the figures of its caches gets none."""
         waiting, self.on_caches = self.on_caches, []

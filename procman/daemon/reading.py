@@ -37,6 +37,7 @@ class Reading:
             "dstats": self._dstats,
             "events": self._events,
             "get": self._options,
+            "jobwhy": self._jobwhy,
             "globaloptions": self._global_options,
             "list": self._list,
             "listpids": self._list,
@@ -143,6 +144,11 @@ class Reading:
         events = publisher.recent(call.properties.get("since", 0))
         where = {"endpoint": publisher.endpoint, "endpoints": publisher.endpoints}
         call.reply({**where, "seq": publisher.sequence, "events": events})
+
+    def _jobwhy(self, call: Call) -> None:
+        question = {"question": "why", "uuid": call.properties["uuid"], "database": call.properties.get("database")}
+        if not self._daemon.questions.ask(question, lambda answers: call.reply({"runners": answers})):
+            call.fail("too many have asked the job runners; ask again in a moment")
 
     # -- names and numbers --------------------------------------------------------------------------------
 

@@ -29,12 +29,15 @@ from typing import TYPE_CHECKING
 from procman.core.lifecycle import (
     MOST_CACHES,
     Adjust,
+    Answer,
     CacheFigures,
     Caches,
     Dumped,
     Evidence,
     Failed,
     Ping,
+    Published,
+    Question,
     Ready,
     Recycle,
     Retire,
@@ -116,7 +119,9 @@ class Child:
         # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
         self.abort_current: Callable[[Reason], None] = self._abort
         # Such a loop is told when other limits apply.
-        self.on_evidence: Callable[[Evidence], None] = lambda evidence: None  # for a job runner
+        # For a job runner: what is told and what is asked.
+        self.on_evidence: Callable[[Evidence], None] = lambda evidence: None
+        self.on_question: Callable[[str], str] = lambda question: "{}"
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
         self._unlooked = 0.0  # seconds in units since the last look at memory
@@ -205,6 +210,10 @@ class Child:
         """Tell the arbiter why this worker can't start."""
         self._tell(Failed(traceback=cut(traceback)))
 
+    def publish(self, figures: str) -> None:
+        """Tell the arbiter figures that are this pool's own, in JSON; seldom, as it costs it a little."""
+        self._tell(Published(text=figures))
+
     @property
     def wake_fds(self) -> tuple[int, ...]:
         """Descriptors that become readable when `attend` must be called."""
@@ -241,6 +250,8 @@ class Child:
                 self.adjust(limits)
             case Evidence():
                 self.on_evidence(message)
+            case Question(number=number, text=text):
+                self._tell(Answer(number=number, text=self.on_question(text)))
             case Ping():
                 self.record.beat()
 

@@ -14,6 +14,8 @@ NOT = {
     "name": "made of the pool's name, and the slot or generation",
     "on_dump": "stacks that do not come before the exec are asked for again",
     "on_caches": "who has asked asks again",
+    "on_answer": "who has asked asks again",
+    "published": "said again within seconds",
     "on_end": "made anew by who waits",
     "orders": "the next image has a nursery of its own",
     "clearing": "its end is seen again",
