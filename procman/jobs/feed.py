@@ -33,12 +33,12 @@ _COLUMNS = """
 """
 _BY_ID = f"SELECT {_COLUMNS} FROM procman.job WHERE id = ANY(%s)"
 _LIVE = f"""
-    SELECT {_COLUMNS} FROM procman.job WHERE id BETWEEN %s AND %s AND state IN ('pending', 'enqueued', 'started')
+    SELECT {_COLUMNS} FROM procman.job WHERE id BETWEEN %s AND %s AND phase = 'live'
     ORDER BY id LIMIT %s
 """
-_RUNNING = f"SELECT {_COLUMNS} FROM procman.job WHERE state IN ('enqueued', 'started')"
-_FAILED_CHANNELS = "SELECT DISTINCT channel FROM procman.job WHERE state = 'failed'"
-_FAILED = f"SELECT {_COLUMNS} FROM procman.job WHERE state = 'failed' AND channel = ANY(%s)"
+_RUNNING = f"SELECT {_COLUMNS} FROM procman.job WHERE phase = 'live' AND state IN ('enqueued', 'started')"
+_FAILED_CHANNELS = "SELECT DISTINCT channel FROM procman.job WHERE phase = 'failed'"
+_FAILED = f"SELECT {_COLUMNS} FROM procman.job WHERE phase = 'failed' AND channel = ANY(%s)"
 # The lock is the executing worker's, and it is let go again at the end of this statement.
 _ABANDONED = """
     SELECT id, date_started FROM procman.job WHERE id = ANY(%s) AND state = 'started' FOR NO KEY UPDATE SKIP LOCKED

@@ -38,7 +38,7 @@ ORDER BY n
 """
 
 _TWIN = """
-SELECT uuid::text FROM procman.job WHERE identity_key = %s AND state IN ('wait_dependencies', 'pending', 'enqueued')
+SELECT uuid::text FROM procman.job WHERE waiting_key = %s
 """
 
 

@@ -6,12 +6,15 @@ row is no longer in the try that it works on, and lets go.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+_HOST = socket.gethostname()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,12 @@ class Rescued(NamedTuple):
 # Going back to the queue while an equal job waits there would be one too many: that one will do the work.
 _HAS_TWIN = """
 identity_key IS NOT NULL AND EXISTS (
-    SELECT FROM procman.job AS twin WHERE twin.identity_key = job.identity_key AND twin.id <> job.id
-    AND twin.state IN ('wait_dependencies', 'pending', 'enqueued'))
+    SELECT FROM procman.job AS twin WHERE twin.waiting_key = job.identity_key AND twin.id <> job.id)
 """
 
 _START = """
 UPDATE procman.job SET state = 'started', date_started = clock_timestamp(), retry = retry + 1,
-    worker = %s, worker_pid = %s, exc_name = NULL, exc_message = NULL, exc_info = NULL
+    attempt = attempt + 1, worker = %s, worker_host = %s, worker_pid = %s, exc_name = NULL, exc_message = NULL, exc_info = NULL
 WHERE uuid = %s AND state = 'enqueued'
 RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started
 """
@@ -131,7 +133,7 @@ WHERE id = %s AND exc_name = 'JobFoundDead' AND exc_info IS NULL
 
 def start(cr: Any, uuid: str, worker: str, pid: int) -> Attempt | None:
     """enqueued → started; None when the job is not enqueued, as when somebody else was faster."""
-    cr.execute(_START, (worker, pid, uuid))
+    cr.execute(_START, (worker, _HOST, pid, uuid))
     row = cr.fetchone()
     return Attempt(*row) if row else None
 
