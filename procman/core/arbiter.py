@@ -225,6 +225,8 @@ class Arbiter:
             case ev.WorkerDumped(_, text):
                 worker.stacks = text
                 yield from dumped(pool, worker, now)
+            case ev.UnitBounded() | ev.EntryDeactivated():
+                yield from _unit_says(pool, worker, event)
 
     def _expire(self, now: float) -> Iterator[Effect]:
         for name in [name for name in self.pools if self._deadlines.get(name, inf) <= now]:
@@ -439,3 +441,12 @@ def _pool_snapshot(pool: Pool) -> PoolSnapshot:
         ),
         exits=tuple(pool.exits.values()),
     )
+
+
+def _unit_says(pool: Pool, worker: Worker, event: ev.UnitBounded | ev.EntryDeactivated) -> Iterator[Effect]:
+    match event:
+        case ev.UnitBounded(_, seconds):
+            worker.bound(seconds)
+        case ev.EntryDeactivated(_, entry, database, text):
+            details = {"entry": entry, "database": database}
+            yield pool.report("deactivated", text, Level.ERROR, worker=worker, details=details)

@@ -90,6 +90,24 @@ class RecycleAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitBounded:
+    """The unit that the worker is in may take ``seconds``, less than any that it has been in before."""
+
+    worker: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDeactivated:
+    """A cron worker has given up an entry, which has failed for too long; ``text`` says how."""
+
+    worker: int
+    entry: str
+    database: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerFailed:
     """The worker can't start; it will exit."""
 
@@ -238,6 +256,8 @@ Event = (
     | WorkerReady
     | WorkerRetiring
     | RecycleAsked
+    | UnitBounded
+    | EntryDeactivated
     | WorkerFailed
     | WorkerLost
     | WorkerDumped

@@ -146,6 +146,25 @@ class Retiring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounded:
+    """From a worker: the unit that it is in may take so many seconds, as its record says; it needs to be looked at.
+
+    Said of the least limit so far only: who looks that often sees the others in time.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deactivated:
+    """From a cron worker: an entry has failed for too long, and is not run any more. Everybody should know."""
+
+    entry: str
+    database: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dumped:
     """From a worker: its stacks, written by Python itself after SIGQUIT."""
 
@@ -200,4 +219,4 @@ class Published:
 
 
 ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | Question
-FromChild = Forked | Ready | Failed | Recycle | Retiring | Dumped | Caches | Answer | Published
+FromChild = Forked | Ready | Failed | Recycle | Retiring | Bounded | Deactivated | Dumped | Caches | Answer | Published

@@ -97,9 +97,9 @@ def _on_unit(worker: Worker, sample: Sample, now: float) -> Iterator[Verdict]:
         yield Verdict(Act.CONDEMN if now >= over else Act.WAIT, over, worker.interrupted_for)
         return
     again = now + worker.spec.kill_timeout
-    if limits.time_real is not None:
-        over = started + limits.time_real
-        text = f"Worker {worker.label} is in one unit for {now - started:.1f} s, limit {limits.time_real:g} s"
+    if (limit := _least(limits.time_real, sample.unit_limit)) is not None:
+        over = started + limit
+        text = f"Worker {worker.label} is in one unit for {now - started:.1f} s, limit {limit:g} s"
         yield (Verdict(Act.INTERRUPT, again, Reason.REAL_TIME, text) if now >= over else Verdict(Act.WAIT, over))
     if limits.time_cpu is not None:
         used = sample.unit_cpu or 0.0
@@ -110,6 +110,10 @@ def _on_unit(worker: Worker, sample: Sample, now: float) -> Iterator[Verdict]:
             # One thread can't use more CPU than time passes.
             first, left = started + limits.time_cpu, max(limits.time_cpu - used, LEAST_CPU_LOOK)
             yield Verdict(Act.WAIT, first if now < first else now + left)
+
+
+def _least(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 # -- silence ----------------------------------------------------------------------------------------------

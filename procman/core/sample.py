@@ -46,6 +46,7 @@ class Sample:
     beat: float
     cpu_from: float = 0.0
     traffic: Traffic = Traffic()
+    unit_limit: float | None = None  # seconds that this very unit may take
     unit_cpu: float | None = None  # seconds of CPU that the unit has used, at least; None: not looked at
 
     def unit_seconds(self, now: float) -> float | None:

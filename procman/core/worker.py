@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ANSWER_PATIENCE = 10.0  # seconds for a worker to answer that it is alive; it takes a fraction of a millisecond
 LEAST_LOOK = 0.5  # seconds between looks at a worker, at least
+LEAST_UNIT_LOOK = 0.1  # the same where units have limits of their own
 KILL_AGAIN = 5.0  # seconds after which a SIGKILL that had no effect is sent, and reported, again
 FORK_PATIENCE = 5.0  # seconds for a template to fork a worker, which takes it some milliseconds
 # Seconds for the stacks to come. Whoever gets them answers much sooner, of a process that is stopped as well; it
@@ -109,6 +110,7 @@ class Worker:
     interrupted_unit: float | None = None  # the unit that was asked to end, by its start; when, and why
     interrupted_at: float = 0.0
     interrupted_for: Reason = Reason.REAL_TIME
+    unit_limit: float | None = None  # seconds: the least limit that a unit of this worker has had for itself
     asked_at: float | None = None  # when it was asked for a sign of life that has not come yet
     reason: Reason | None = None
     wish: Reason | None = None  # a soft limit is reached: it would like to be replaced, and serves until it is
@@ -154,6 +156,8 @@ class Worker:
             return None
         limits = self.spec.limits
         seconds = [limit for limit in (limits.time_real, limits.time_cpu) if limit is not None]
+        if self.unit_limit is not None:
+            seconds.append(max(self.unit_limit, LEAST_UNIT_LOOK))
         if self.spec.hang_timeout is not None:
             seconds.append(self.spec.hang_timeout - self.patience)
         if self.state is State.DRAINING and self.deadline is None:
@@ -168,6 +172,11 @@ class Worker:
     def lived(self, now: float) -> float:
         """Seconds since it became ready; 0 if it never did."""
         return 0.0 if self.ready_at is None else now - self.ready_at
+
+    def bound(self, seconds: float) -> None:
+        """Its unit may take so long; others to come may as well."""
+        if seconds > 0:  # no number at all is not, either
+            self.unit_limit = min(seconds, self.unit_limit or seconds)
 
     def move(self, what: Input, now: float, *, reason: Reason | None = None, grace: float | None = None) -> bool:
         """Apply an input; whether the state changed (or, for a repeated kill, was entered again).

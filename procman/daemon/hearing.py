@@ -149,15 +149,26 @@ class Hearing:
             case say.Failed(traceback=traceback):
                 self._nursery.carried_out(worker)
                 self._emit(ev.WorkerFailed(worker.id, traceback))
-            case say.Dumped(text=text):
-                _hand_over_stacks(worker, text)
-            case say.Caches(figures=figures):
-                _hand_over_caches(worker, figures)
-            case say.Answer(number=number, text=text):
-                if (answered := worker.on_answer.pop(number, None)) is not None:
-                    answered(text)
-            case say.Published(text=text):
-                worker.published = text
+            case say.Bounded(seconds=seconds):
+                self._emit(ev.UnitBounded(worker.id, seconds))
+            case say.Deactivated(entry=entry, database=database, text=text):
+                self._emit(ev.EntryDeactivated(worker.id, entry, database, text))
+            case _:
+                _answer(worker, message)
+
+
+def _answer(worker: WorkerProcess, message: say.FromChild) -> None:
+    """What it says to somebody who has asked, and not to the arbiter."""
+    match message:
+        case say.Dumped(text=text):
+            _hand_over_stacks(worker, text)
+        case say.Caches(figures=figures):
+            _hand_over_caches(worker, figures)
+        case say.Answer(number=number, text=text):
+            if (answered := worker.on_answer.pop(number, None)) is not None:
+                answered(text)
+        case say.Published(text=text):
+            worker.published = text
 
 
 def _hand_over_stacks(child: TemplateProcess | WorkerProcess, text: str) -> None:

@@ -27,14 +27,14 @@ _WORDS = RECORD_SIZE // 8
 # Words: whole numbers, and floats in seconds.
 _PID, _REQUESTS, _ERRORS, _HITS, _MISSES = range(5)
 _BEAT, _CPU_FROM, _BUSY_SECONDS = range(8, 11)
-# The unit: sequence number, how many there are at once, begin, user, queries, their seconds, database, name, and
-# the sequence number again; the texts after their lengths, and cut at a byte, not at a character, where they are too
-# long: the reader replaces what the cut has broken.
-_UNIT = struct.Struct("<qqdqqdH62sI252sq")
+# The unit: sequence number, how many there are at once, begin, user, queries, their seconds, its own limit in seconds
+# (0: none), database, name, and the sequence number again; the texts after their lengths, and cut at a byte, not at a
+# character, where they are too long: the reader replaces what the cut has broken.
+_UNIT = struct.Struct("<qqdqqddH62sI244sq")
 _pack_unit = _UNIT.pack_into
 _UNIT_AT = 128
-_HEAD, _BUSY, _STARTED, _USER, _QUERIES, _QUERY_SECONDS = range(16, 22)
-_DATABASE_AT, _DATABASE_SIZE = _UNIT_AT + 48, 62
+_HEAD, _BUSY, _STARTED, _USER, _QUERIES, _QUERY_SECONDS, _LIMIT = range(16, 23)
+_DATABASE_AT, _DATABASE_SIZE = _UNIT_AT + 56, 62
 _TAIL = 62
 # What the http worker counts.
 _RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
@@ -100,11 +100,13 @@ class Scoreboard:
             block = bytes(self._view[at : at + _UNIT.size])
             if sequence and sequence == ints[_HEAD]:
                 break
-        _, busy, started, user, queries, query_seconds, of_database, database, of_name, name, _ = _UNIT.unpack(block)
+        _, busy, started, user, queries, query_seconds, limit, *texts, _ = _UNIT.unpack(block)
+        of_database, database, of_name, name = texts
         return Sample(
             pid=ints[_PID],
             unit=_text(name, of_name) if busy > 0 else None,
             unit_started=started,
+            unit_limit=limit or None,
             database=_text(database, of_database),
             user=user,
             queries=queries,
@@ -174,13 +176,14 @@ class Record:
         self._sequence = sequence = self._sequence + 1
         self.started = started = monotonic()
         name = unit.encode("utf-8", "replace")
-        _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0, b"", len(name), name, sequence)
+        _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0.0, 0, b"", len(name), name, sequence)
 
     def show(self, unit: str, started: float) -> None:
         """Of several units at once, show this one."""
         self._sequence = sequence = self._sequence + 1
         name = unit.encode("utf-8", "replace")
-        _pack_unit(self._view, _UNIT_AT, sequence, self._busy, started, 0, 0, 0.0, 0, b"", len(name), name, sequence)
+        busy = self._busy
+        _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0.0, 0, b"", len(name), name, sequence)
 
     def end(self, *, failed: bool = False) -> None:
         """The unit is over."""
@@ -227,6 +230,13 @@ class Record:
         self._ints[_HEAD] = self._sequence
         self._view[_DATABASE_AT : _DATABASE_AT + 2] = _TEXT_LENGTH.pack(len(data))
         self._view[_DATABASE_AT + 2 : _DATABASE_AT + 2 + len(data)] = data
+        self._ints[_TAIL] = self._sequence
+
+    def bound(self, seconds: float) -> None:
+        """The unit may take so long, from its beginning on."""
+        self._sequence += 1
+        self._ints[_HEAD] = self._sequence
+        self._floats[_LIMIT] = seconds
         self._ints[_TAIL] = self._sequence
 
     def as_user(self, user: int) -> None:

@@ -30,6 +30,7 @@ from procman.core.lifecycle import (
     MOST_CACHES,
     Adjust,
     Answer,
+    Bounded,
     CacheFigures,
     Caches,
     Dumped,
@@ -45,7 +46,7 @@ from procman.core.lifecycle import (
     cut,
 )
 from procman.core.reason import Reason
-from procman.core.spec import MemoryHardBy, PassedSocket, listening_addresses
+from procman.core.spec import Kind, MemoryHardBy, PassedSocket, listening_addresses
 from procman.errors import ChannelClosed, UnitAborted
 from procman.observe import whom
 from procman.observe.stacks import format_stacks
@@ -124,9 +125,11 @@ class Child:
         self.on_question: Callable[[str], str] = lambda question: "{}"
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
+        self._least_bound = inf  # seconds: what the arbiter has been told of units with limits of their own
         self._unlooked = 0.0  # seconds in units since the last look at memory
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
-        cancels = limits.time_real is not None and not spec.concurrent and uses_database(database)
+        limited = limits.time_real is not None or spec.kind is Kind.CRON  # whose entries may have limits of their own
+        cancels = limited and not spec.concurrent and uses_database(database)
         self._canceller = Canceller(self._waits_for_interruption) if cancels else None
 
     def _go_by(self, limits: Limits) -> None:
@@ -304,6 +307,13 @@ class Child:
         self._in_unit = True
         if self._cpu is not None:
             self._cpu.begin()
+
+    def bound_unit(self, seconds: float) -> None:
+        """The unit that runs may take so long, from its beginning on, or less where the pool's limits say so."""
+        self.record.bound(seconds)
+        if seconds < self._least_bound:
+            self._least_bound = seconds
+            self._tell(Bounded(seconds=seconds))
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may have this worker replaced."""

@@ -64,6 +64,7 @@ class World:
         self.frozen = set()  # templates (pool, generation) that do not fork when asked
         self.unit_started = {}  # worker id -> when the unit that it is in has begun
         self.beats = {}  # worker id -> when it last showed that it is alive
+        self.unit_limit = None  # seconds that each of these units may take
         self.cpu_share = 0.0  # how much of its time a unit spends on the CPU
         self.hung = set()  # names of pools whose workers do not answer when asked whether they are alive
         self.failing_hooks = set()  # names of hooks that fail
@@ -216,7 +217,7 @@ class World:
     def _sample(self, worker):
         started = self.unit_started.get(worker)
         cpu = None if started is None else (self.now - started) * self.cpu_share
-        return replace(sample(started), beat=self.beats[worker], unit_cpu=cpu)
+        return replace(sample(started), beat=self.beats[worker], unit_cpu=cpu, unit_limit=self.unit_limit)
 
     def _end(self, worker, status):
         del self.alive[worker]

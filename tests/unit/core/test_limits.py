@@ -206,6 +206,65 @@ def test_a_unit_that_begins_after_a_long_idle_time_is_interrupted_as_soon(limits
         world.pass_time(0.1)
 
 
+# -- units with limits of their own -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hang_timeout", [None, 120.0])
+@pytest.mark.parametrize("idle_for", [0.0, 7.7, 1000.9])
+def test_a_unit_may_have_a_limit_of_its_own_where_its_pool_has_none(hang_timeout, idle_for):
+    world = serving(pool("cron", Kind.CRON, hang_timeout=hang_timeout))
+    worker = world.id_of("cron.1")
+    world.send(ev.UnitBounded(worker, 5.0))
+    world.pass_time(idle_for)
+    world.unit_limit, world.unit_started[worker] = 5.0, world.now
+    world.pass_time(4.95)
+    assert not world.of(do.Interrupt)
+    world.pass_time(0.1)
+    assert [e.reason for e in world.of(do.Interrupt)] == [Reason.REAL_TIME]
+    assert "limit 5 s" in next(report.text for report in world.of(do.Report) if report.event == "over_time")
+
+
+def test_without_one_the_next_unit_takes_as_long_as_it_likes():
+    world = serving(pool("cron", Kind.CRON))
+    worker = world.id_of("cron.1")
+    world.send(ev.UnitBounded(worker, 5.0))
+    world.unit_started[worker] = world.now
+    world.pass_time(500.0)
+    assert not world.of(do.Interrupt)
+
+
+@pytest.mark.parametrize(("of_pool", "of_unit", "limit"), [(5.0, 50.0, 5.0), (50.0, 5.0, 5.0)])
+def test_of_both_limits_the_tighter_one_counts(of_pool, of_unit, limit):
+    world = serving(pool("http", limits=Limits(time_real=of_pool)))
+    worker = world.id_of("http.1")
+    world.send(ev.UnitBounded(worker, of_unit))
+    world.unit_limit, world.unit_started[worker] = of_unit, world.now
+    world.pass_time(limit - 0.05)
+    assert not world.of(do.Interrupt)
+    world.pass_time(0.1)
+    assert len(world.of(do.Interrupt)) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), 1e-9])
+def test_a_limit_that_makes_no_sense_has_nobody_looked_at_without_end(seconds):
+    world = serving(pool("cron", Kind.CRON))
+    world.send(ev.UnitBounded(world.id_of("cron.1"), seconds))
+    world.effects.clear()
+    world.pass_time(10.0)
+    assert len(world.of(do.Look)) <= 101
+
+
+def test_everybody_is_told_of_an_entry_that_was_deactivated():
+    world = serving(pool("cron", Kind.CRON))
+    world.send(ev.EntryDeactivated(world.id_of("cron.1"), "report", "shop", "Cron report is given up"))
+    (report,) = [report for report in world.of(do.Report) if report.event == "deactivated"]
+    assert (report.level, report.worker, report.details) == (
+        do.Level.ERROR,
+        "cron.1",
+        {"entry": "report", "database": "shop"},
+    )
+
+
 # -- samples of workers that have gone ---------------------------------------------------------------------
 
 

@@ -29,28 +29,31 @@ def test_a_unit_from_its_beginning_to_its_end(board: Scoreboard, record: Record)
     record.begin("GET /caf\u00e9")
     record.in_database("shop")
     record.as_user(7)
+    record.bound(30.0)
     record.query(0.25)
     record.query(0.5)
     during = board.read(1)
     assert (during.unit, during.database, during.user) == ("GET /caf\u00e9", "shop", 7)
     assert (during.queries, during.query_seconds, during.unit_started) == (2, 0.75, record.started)
+    assert during.unit_limit == 30.0
     record.end(failed=True)
     after = board.read(1)
     assert (after.unit, after.requests, after.errors, after.beat) == (None, 1, 1, record.ended)
     record.begin("GET /")
     again = board.read(1)
     assert (again.database, again.user, again.queries, again.query_seconds) == ("", 0, 0, 0.0)
+    assert again.unit_limit is None
 
 
-@pytest.mark.parametrize("length", [0, 251, 252, 253, 10_000])
+@pytest.mark.parametrize("length", [0, 243, 244, 245, 10_000])
 def test_a_long_name_is_cut(board: Scoreboard, record: Record, length: int) -> None:
     record.begin("x" * length)
-    assert board.read(1).unit == "x" * min(length, 252)
+    assert board.read(1).unit == "x" * min(length, 244)
 
 
 def test_a_name_that_is_cut_within_a_character_can_be_read(board: Scoreboard, record: Record) -> None:
     record.begin("x" + "\u20ac" * 200)
-    assert (board.read(1).unit or "").rstrip("\ufffd") == "x" + "\u20ac" * 83
+    assert (board.read(1).unit or "").rstrip("\ufffd") == "x" + "\u20ac" * 81
 
 
 def test_traffic(board: Scoreboard, record: Record) -> None:
