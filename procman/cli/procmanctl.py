@@ -15,6 +15,7 @@ import click
 
 from procman.cli import names, output
 from procman.cli.control_command import CONFIGURATION, ControlCommand, ControlGroup
+from procman.cli.jobs import jobs
 from procman.cli.settings import Settings, bare
 from procman.errors import ControlError, NotReachable, TimedOut
 from procman.version import __version__
@@ -368,6 +369,9 @@ def invalidate(settings: Settings, groups: tuple[str, ...], database: str | None
         {"database": name, "groups": list(groups)},
         lambda made: f"invalidated in database {made['database']}: {', '.join(made['groups'])}",
     )
+
+
+main.add_command(jobs)
 
 
 @main.group(cls=click.Group)

@@ -1,0 +1,177 @@
+"""`procmanctl jobs`: what became of jobs, and what can be done about them.
+
+The rows of the databases are read and written from here, by the configuration: the daemon has no connection to them. It
+is asked for what only its job runners know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from procman.cli import database as databases
+from procman.cli import jobs_text
+from procman.cli.control_command import ControlCommand
+from procman.errors import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from procman.cli.settings import Settings
+
+# As in procman.jobs.report, which takes a database driver to import.
+STATES = ("wait_dependencies", "pending", "enqueued", "started", "done", "failed", "cancelled")
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+class JobsGroup(click.Group):
+    command_class = ControlCommand
+
+
+@click.group(cls=JobsGroup)
+def jobs() -> None:
+    """Background jobs: what there is, what became of it, what it waits for.
+
+    They are looked for in all databases of the configuration. A job is named by its uuid, or by as much of its
+    beginning as no other job has.
+    """
+
+
+# -- arguments --------------------------------------------------------------------------------------------
+
+
+class JobName(click.ParamType[str]):
+    """A uuid or the beginning of one."""
+
+    name = "uuid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip().lower()
+        if not re.fullmatch(r"[0-9a-f-]*[0-9a-f][0-9a-f-]*", text) or len(text.replace("-", "")) > 32:
+            self.fail(f"{value!r} is no uuid, nor the beginning of one", param, ctx)
+        return text
+
+
+class Ago(click.ParamType[float]):
+    """``2h``, ``1d``, or a date; as seconds before now."""
+
+    name = "ago"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if found := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([smhdw])", str(value), re.ASCII):
+            return float(found[1]) * _UNITS[found[2]]
+        try:
+            at = datetime.fromisoformat(str(value)).astimezone()
+        except ValueError:
+            self.fail(
+                f"{value!r}: expected for how long, such as 30m, 2h or 7d, or a date such as 2026-11-21", param, ctx
+            )
+        return max(0.0, (datetime.now().astimezone() - at).total_seconds())
+
+
+def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which jobs."""
+    for option in (
+        click.option(
+            "--since", metavar="WHEN", type=Ago(), help="Only those made since then: 30m, 2h or 7d ago, or a date."
+        ),
+        click.option("--function", metavar="TEXT", help="Only those of functions with this in their name."),
+        click.option("--channel", metavar="NAME", help="Only those of this channel and of those below it."),
+    ):
+        command = option(command)
+    return command
+
+
+_database = click.option("--database", metavar="NAME", help="Only in this database.")
+_job = click.argument("job", metavar="UUID", type=JobName())
+
+
+# -- looking ----------------------------------------------------------------------------------------------
+
+
+@jobs.command(name="list")
+@click.option(
+    "--state",
+    "states",
+    metavar="STATE",
+    type=click.Choice(STATES),
+    multiple=True,
+    help=f"Only those in this state, which may be given several times: {', '.join(STATES)}.",
+)
+@_filters
+@click.option(
+    "--limit",
+    "-n",
+    metavar="N",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    help="At most so many of each database, the youngest (default: 50).",
+)
+@_database
+@click.pass_obj
+def list_(settings: Settings, /, database: str | None, limit: int, **which: Any) -> None:
+    """The jobs, the youngest first."""
+    from procman.jobs import report
+
+    wanted = report.Wanted(**which, limit=limit)
+    with databases.opened(settings.config, os.environ, database) as names:
+        found, problems = databases.ask_each(names, lambda name: report.listing(wanted, name))
+    rows = [{"database": name, **job} for name, jobs in found.items() for job in jobs]
+    rows.sort(key=lambda job: str(job["date_created"]), reverse=True)
+    settings.show({"jobs": rows, "problems": problems}, jobs_text.listing)
+    _complain(problems)
+
+
+@jobs.command()
+@_job
+@_database
+@click.pass_obj
+def show(settings: Settings, job: str, database: str | None) -> None:
+    """All about one job: its progress and result, each attempt with its worker, end and stacks, and its relatives."""
+    settings.show(_details(settings, job, database), jobs_text.details)
+
+
+def _details(settings: Settings, prefix: str, database: str | None) -> dict[str, Any]:
+    from procman.jobs import report
+
+    with databases.opened(settings.config, os.environ, database) as names:
+        name, uuid = _locate(names, prefix)
+        answers, problems = databases.ask_each([name], lambda name: report.details(uuid, name))
+    found = answers.get(name)
+    if found is None:
+        raise ControlError(problems.get(name, f"job {uuid} has just been deleted"))
+    return {"database": name, **found}
+
+
+def _locate(names: Sequence[str], prefix: str) -> tuple[str, str]:
+    """(database, uuid) of the only job whose uuid begins so. Raises ControlError."""
+    from procman.jobs import report
+
+    answers, problems = databases.ask_each(names, lambda name: report.find(prefix, name))
+    found = [(name, uuid) for name, uuids in answers.items() for uuid in uuids]
+    if len(found) == 1 and not (problems and len(prefix.replace("-", "")) < 32):
+        return found[0]
+    complaints = "".join(f"\ndatabase {name} could not be asked: {text}" for name, text in problems.items())
+    if not found:
+        where = f"database {names[0]}" if len(names) == 1 else "any of the databases " + ", ".join(names)
+        raise ControlError(f"there is no job {prefix} in {where}{complaints}")
+    if len({uuid for _, uuid in found}) == 1 and len(found) > 1:
+        where = ", ".join(name for name, _ in found)
+        raise ControlError(f"job {found[0][1]} is in several databases: {where}; say in which by --database")
+    listed = "\n".join(f"  {uuid}  {name}" for name, uuid in found)
+    raise ControlError(f"more than one job begins with {prefix}, say more of it:\n{listed}{complaints}")
+
+
+def _complain(problems: Mapping[str, str]) -> None:
+    """Say what could not be asked; the exit code is 1 then. In JSON it has been said."""
+    for name, text in problems.items():
+        click.echo(f"procmanctl: database {name}: {text}", err=True)
+    if problems:
+        click.get_current_context().exit(1)

@@ -1,0 +1,161 @@
+"""`procmanctl jobs`, the real program, on databases with jobs in every state."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from procman.cli.jobs import STATES
+from procman.jobs import execute, report
+from tests.support import jobs as functions
+from tests.support.daemon import program
+
+# The keys are promised to programs.
+BRIEF = [
+    *("database", "uuid", "state", "channel", "function", "description", "priority", "identity_key", "retry"),
+    *("max_retries", "attempt", "eta", "date_created", "date_enqueued", "date_started", "date_done", "exec_time"),
+    *("worker", "worker_host", "worker_pid", "exc_name", "exc_message", "progress"),
+]
+FULL = ["args", "kwargs", "result", "exc_info", "retry_pattern", "timeout", "batch", "graph"]
+RELATED = ["attempts", "depends_on", "dependents"]
+
+
+@pytest.fixture
+def ctl(jobs_url, tmp_path):
+    """Run procmanctl jobs in an empty directory, with the database in its environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PROCMAN")}
+
+    def ctl(*arguments, url=jobs_url, code=0):
+        done = subprocess.run(
+            [program("procmanctl"), "jobs", *arguments],
+            cwd=tmp_path,
+            env=clean | {"PROCMAN_DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout) if "--json" in arguments else done.stderr if code else done.stdout
+
+    return ctl
+
+
+@pytest.fixture
+def run(database, truth):
+    def run(uuid):
+        truth("UPDATE procman.job SET state = 'enqueued', date_enqueued = now() WHERE uuid = %s", uuid)
+        execute.run(database, uuid, worker="http.1")
+        return uuid
+
+    return run
+
+
+def uuids(document):
+    return [job["uuid"] for job in document["jobs"]]
+
+
+def test_the_states_are_those_of_the_rows():
+    assert STATES == report.STATES
+
+
+def test_jobs_are_listed_the_youngest_first(ctl, run, database):
+    first, second = functions.note.delay("a"), functions.configured.delay("b")
+    document = ctl("list", "--json")
+    assert uuids(document) == [second, first]
+    assert document["problems"] == {}
+    assert list(document["jobs"][0]) == BRIEF
+    assert (document["jobs"][0]["channel"], document["jobs"][0]["database"]) == ("root.mail", database)
+    lines = ctl("list").splitlines()
+    assert lines[0].split() == ["JOB", "STATE", "CHANNEL", "FUNCTION", "TRIES", "AGE"]
+    assert lines[1].split()[:5] == [second[:8], "pending", "root.mail", "tests.support.jobs:configured", "0/2"]
+
+
+def test_what_is_wanted_is_listed(ctl, run, truth):
+    failed, done, waiting = run(functions.fail.delay("x")), run(functions.note.delay()), functions.configured.delay("b")
+    truth(
+        "UPDATE procman.job SET channel = 'root.mail.slow', date_created = now() - interval '3 h' WHERE uuid = %s", done
+    )
+    assert uuids(ctl("list", "--json", "--state", "failed")) == [failed]
+    assert uuids(ctl("list", "--json", "--state", "failed", "--state", "done")) == [failed, done]
+    assert uuids(ctl("list", "--json", "--state", "pending", "--state", "started")) == [waiting]
+    assert uuids(ctl("list", "--json", "--channel", "mail")) == [waiting, done]
+    assert uuids(ctl("list", "--json", "--channel", "root.mai")) == []
+    assert uuids(ctl("list", "--json", "--function", "JOBS:FAI")) == [failed]
+    assert uuids(ctl("list", "--json", "--since", "2h")) == [waiting, failed]
+    assert uuids(ctl("list", "--json", "--since", "2000-01-01")) == [waiting, failed, done]
+    assert uuids(ctl("list", "--json", "-n", "1")) == [waiting]
+    assert ctl("list", "--state", "started") == "There is no such job.\n"
+    assert "ValueError: no \\0 x" in ctl("list", "--state", "failed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["list", "--state", "lost"], "'lost' is not one of"),
+        (["list", "--since", "yesterday"], "expected for how long, such as 30m"),
+        (["show", "no-uuid"], "is no uuid, nor the beginning of one"),
+        (["show", "0" * 33], "is no uuid"),
+        (["show", "--"], "Missing argument 'UUID'"),
+    ],
+)
+def test_what_is_not_understood(ctl, arguments, says):
+    assert says in ctl(*arguments, code=2)
+
+
+def test_all_about_a_job(ctl, run, truth, database):
+    uuid = run(functions.fail.delay("x"))
+    job = ctl("show", uuid, "--json")
+    assert list(job) == [*BRIEF, *FULL, *RELATED]
+    assert (job["state"], job["args"], job["exc_name"]) == ("failed", ["x"], "builtins.ValueError")
+    assert job["date_done"].endswith("+00:00")
+    text = ctl("show", uuid[:9])
+    assert 'tests.support.jobs:fail("x")' in text
+    assert "in fail" in text
+    assert f"uuid      {uuid}" in text
+    truth(
+        "INSERT INTO procman.job_progress (job_id, number, done, total, note)"
+        " SELECT id, 1, 3, 12, 'of it' FROM procman.job"
+    )
+    assert "progress  ━━━━━─────────────── 25%, 3 of 12: of it (" in ctl("show", uuid)
+
+
+def test_relatives_are_shown(ctl, truth):
+    parent, child = functions.note.delay("parent"), functions.note.delay("child")
+    truth(
+        "INSERT INTO procman.job_dependency (parent, child) SELECT parent.id, child.id FROM procman.job AS parent,"
+        " procman.job AS child WHERE parent.uuid = %s AND child.uuid = %s", parent, child,
+    )  # fmt: skip
+    assert [one["uuid"] for one in ctl("show", child, "--json")["depends_on"]] == [parent]
+    assert [one["uuid"] for one in ctl("show", parent, "--json")["dependents"]] == [child]
+    assert "Depends on" in ctl("show", child)
+
+
+def test_a_beginning_must_be_of_one_job_only(ctl, truth):
+    for uuid in ("abcd0000-0000-4000-8000-000000000001", "abcd0000-0000-4000-8000-000000000002"):
+        truth("INSERT INTO procman.job (uuid, function) VALUES (%s, 'x:y')", uuid)
+    said = ctl("show", "abcd", code=1)
+    assert said.startswith("procmanctl: more than one job begins with abcd, say more of it:\n  abcd0000-0000-4000-8")
+    assert ctl("show", "abcd0000000040008000000000000002", "--json")["uuid"].endswith("2")
+    assert ctl("show", "1", code=1).startswith("procmanctl: there is no job 1 in database t_")
+    assert ctl("show", "1", "--json", code=1)["exit_code"] == 1
+
+
+def test_databases_that_can_not_be_asked(ctl, jobs_url, database, tmp_path):
+    """One that is broken hides no other, and is not passed over in silence either."""
+    uuid = functions.note.delay("a")
+    (tmp_path / "procman.toml").write_text(
+        f'[database]\nurl = "{jobs_url}"\ndatabases = ["missing"]\n[pools.x]\nkind = "exec"\ncommand = ["true"]\n'
+    )
+    document = ctl("list", "--json", code=1)
+    assert uuids(document) == [uuid]
+    assert list(document["problems"]) == ["missing"]
+    assert 'database "missing" does not exist' in ctl("list", code=1)
+    assert ctl("show", uuid, "--json")["uuid"] == uuid
+    assert "could not be asked" in ctl("show", uuid[:6], code=1)
+    assert ctl("show", uuid[:6], "--database", database, "--json")["uuid"] == uuid
+    assert "no database is called 'missin', did you mean 'missing'?" in ctl("list", "--database", "missin", code=1)
+    assert "can't be reached" in ctl("list", url="postgresql:///x?host=/nonexistent", code=1)
