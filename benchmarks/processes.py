@@ -100,6 +100,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(pid)) / 1e9
 
 
+def cpu_ticks(pid: int) -> float:
+    """Processor time of the process, also of threads that have ended, to a hundredth of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def wakeups(pid: int) -> int:
     """How often its threads have gone to sleep by themselves, which is how often they were woken."""
     return sum(_field(task / "status", "voluntary_ctxt_switches") for task in _tasks(pid))
