@@ -146,14 +146,16 @@ class _Try:
         if wait is None:
             wait = wait_before(attempt.retry_pattern, attempt.retry, random.uniform)
         failure = describe(error)
-        self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted))
+        outcome = "retry" if isinstance(error, RetryableJobError) else "dead"
+        self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted, outcome=outcome))
         log.info("%s is tried again in %.0f s: %s", name, wait, error)
         return Outcome(200, failed=False)
 
     def _fail(self, error: BaseException) -> None:
         failure = describe(error)
         seconds = monotonic() - self._began
-        self._write(lambda cr: states.fail(cr, self._attempt, failure, seconds=seconds))
+        reason = error.reason if isinstance(error, UnitAborted) else None
+        self._write(lambda cr: states.fail(cr, self._attempt, failure, seconds=seconds, reason=reason))
 
     def _write(self, move: Callable[[Any], bool]) -> None:
         """Make a move in a transaction of its own."""

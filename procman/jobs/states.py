@@ -57,16 +57,46 @@ identity_key IS NOT NULL AND EXISTS (
     SELECT FROM procman.job AS twin WHERE twin.waiting_key = job.identity_key AND twin.id <> job.id)
 """
 
+# And whoever has waited for the one waits for the other.
+_HEIRS = """
+orphan AS (
+    SELECT twin.id AS heir, edge.parent, edge.child FROM moved
+    JOIN procman.job_dependency AS edge ON edge.parent = moved.id
+    JOIN procman.job AS twin ON twin.waiting_key = moved.identity_key AND twin.id NOT IN (moved.id, edge.child)
+    WHERE moved.state = 'cancelled'
+), inherited AS (
+    INSERT INTO procman.job_dependency (parent, child) SELECT heir, child FROM orphan ON CONFLICT DO NOTHING
+), forgotten AS (
+    DELETE FROM procman.job_dependency AS edge USING orphan
+    WHERE (edge.parent, edge.child) = (orphan.parent, orphan.child)
+)
+"""
+
+_TRY = "id, attempt, worker, worker_host, worker_pid, date_started"
+
+# The try that ends is kept; `was` is what it was.
+_KEEP = f"""
+INSERT INTO procman.job_attempt
+    (job_id, number, worker, worker_host, worker_pid, date_started, outcome, reason, exc_name, exc_message, exc_info)
+SELECT {_TRY}, """
+
 _START = """
 UPDATE procman.job SET state = 'started', date_started = clock_timestamp(), retry = retry + 1,
-    attempt = attempt + 1, worker = %s, worker_host = %s, worker_pid = %s, exc_name = NULL, exc_message = NULL, exc_info = NULL
+    attempt = attempt + 1, worker = %s, worker_host = %s, worker_pid = %s,
+    exc_name = NULL, exc_message = NULL, exc_info = NULL
 WHERE uuid = %s AND state = 'enqueued'
 RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started
 """
 
 _MINE = "id = %(id)s AND state = 'started' AND date_started = %(date_started)s"
 
-_HOLD = f"SELECT FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE"
+# The lock on the row is the sign of life. The advisory one names its backend to whoever cancels the job, because who
+# has locked a row nobody can see (pg_locks, 54.13).
+JOB_LOCK = 0x70726F6A
+_HOLD = f"""
+SELECT pg_advisory_xact_lock_shared({JOB_LOCK}, (id & x'7fffffff'::bigint)::integer)
+FROM (SELECT id FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE) AS held
+"""
 
 # While it runs a statement the server does not look whether its client still lives, and the row of a killed
 # worker's job would stay locked until the statement ends (client_connection_check_interval, 19.3.2).
@@ -79,17 +109,27 @@ WHERE {_MINE}
 """
 
 _FAIL = f"""
-UPDATE procman.job SET state = 'failed', date_done = clock_timestamp(), exec_time = %(seconds)s,
-    exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
-WHERE {_MINE}
+WITH was AS (
+    UPDATE procman.job SET state = 'failed', date_done = clock_timestamp(), exec_time = %(seconds)s,
+        exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
+    WHERE {_MINE}
+    RETURNING {_TRY}
+)
+{_KEEP} 'failed', %(reason)s, %(name)s, %(message)s, %(info)s FROM was
 """
 
 _POSTPONE = f"""
-UPDATE procman.job AS job SET state = CASE WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END,
-    eta = clock_timestamp() + make_interval(secs => %(wait)s), retry = retry - %(uncounted)s,
-    date_enqueued = NULL, date_started = NULL, worker = NULL, worker_pid = NULL,
-    exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
-WHERE {_MINE}
+WITH was AS (SELECT {_TRY} FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE),
+moved AS (
+    UPDATE procman.job AS job SET state = CASE WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END,
+        date_done = CASE WHEN {_HAS_TWIN} THEN clock_timestamp() END,
+        eta = clock_timestamp() + make_interval(secs => %(wait)s), retry = retry - %(uncounted)s,
+        date_enqueued = NULL, date_started = NULL, worker = NULL, worker_host = NULL, worker_pid = NULL,
+        exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
+    FROM was WHERE job.id = was.id
+    RETURNING job.id, job.state, job.identity_key
+), {_HEIRS}
+{_KEEP} %(outcome)s, %(reason)s, %(name)s, %(message)s, %(info)s FROM was
 """
 
 _OFFER = """
@@ -104,30 +144,42 @@ UPDATE procman.job SET state = 'pending', date_enqueued = NULL WHERE id = ANY(%s
 
 # Only rows that nobody has locked: a worker holds the lock of its job's row for as long as it works on it.
 _RESCUE = f"""
-WITH dead AS (
-    SELECT id, worker AS dead_worker, worker_pid AS dead_pid FROM procman.job
+WITH was AS (
+    SELECT {_TRY} FROM procman.job
     WHERE (id, date_started) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])) AND state = 'started'
     FOR NO KEY UPDATE SKIP LOCKED
 ), move AS (
-    SELECT dead.*, CASE WHEN max_retries > 0 AND retry > max_retries THEN 'failed'
+    SELECT was.*, format(' (worker %%s, pid %%s)', was.worker, was.worker_pid) AS who,
+        CASE WHEN max_retries > 0 AND retry > max_retries THEN 'failed'
         WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END AS target
-    FROM dead JOIN procman.job AS job USING (id)
-)
-UPDATE procman.job AS job SET state = target, eta = NULL, date_enqueued = NULL,
-    date_started = CASE target WHEN 'failed' THEN date_started END,
-    date_done = CASE target WHEN 'failed' THEN clock_timestamp() END,
-    worker = CASE target WHEN 'failed' THEN worker END, worker_pid = CASE target WHEN 'failed' THEN worker_pid END,
-    exc_name = 'JobFoundDead', exc_info = NULL,
-    exc_message = CASE target WHEN 'failed' THEN 'Job found dead after too many retries' ELSE 'Job found dead' END
-        || format(' (worker %%s, pid %%s)', worker, worker_pid)
-FROM move WHERE job.id = move.id
-RETURNING job.id, job.uuid::text, job.state, job.retry, dead_worker, dead_pid
+    FROM was JOIN procman.job AS job USING (id)
+), kept AS (
+    {_KEEP} 'dead', NULL, 'JobFoundDead', 'Job found dead' || who, NULL FROM move
+), moved AS (
+    UPDATE procman.job AS job SET state = target, eta = NULL, date_enqueued = NULL,
+        date_started = CASE target WHEN 'failed' THEN job.date_started END,
+        date_done = CASE WHEN target <> 'pending' THEN clock_timestamp() END,
+        worker = CASE target WHEN 'failed' THEN job.worker END,
+        worker_host = CASE target WHEN 'failed' THEN job.worker_host END,
+        worker_pid = CASE target WHEN 'failed' THEN job.worker_pid END,
+        exc_name = 'JobFoundDead', exc_info = NULL,
+        exc_message = 'Job found dead' || CASE target WHEN 'failed' THEN ' after too many retries' ELSE '' END || who
+    FROM move WHERE job.id = move.id
+    RETURNING job.id, job.uuid::text, job.state, job.retry, move.worker, move.worker_pid, job.identity_key
+), {_HEIRS}
+SELECT id, uuid, state, retry, worker, worker_pid FROM moved
 """
 
-
 _EXPLAIN = """
-UPDATE procman.job SET exc_message = exc_message || ': ' || %s, exc_info = %s
-WHERE id = %s AND exc_name = 'JobFoundDead' AND exc_info IS NULL
+WITH known AS (
+    UPDATE procman.job_attempt AS attempt
+    SET reason = %(reason)s, exc_message = exc_message || ': ' || %(reason)s, exc_info = nullif(%(text)s, '')
+    WHERE job_id = %(id)s AND outcome = 'dead' AND reason IS NULL
+      AND number = (SELECT max(number) FROM procman.job_attempt WHERE job_id = %(id)s)
+    RETURNING number
+)
+UPDATE procman.job SET exc_message = exc_message || ': ' || %(reason)s, exc_info = nullif(%(text)s, '')
+FROM known WHERE id = %(id)s AND attempt = number AND exc_name = 'JobFoundDead'
 """
 
 
@@ -150,16 +202,21 @@ def finish(cr: Any, attempt: Attempt, *, seconds: float, result: str | None) -> 
     return bool(cr.rowcount)
 
 
-def fail(cr: Any, attempt: Attempt, failure: Failure, *, seconds: float) -> bool:
-    """started → failed."""
-    cr.execute(_FAIL, {**_names(attempt), "seconds": seconds, **_storable(cr, failure)})
+def fail(cr: Any, attempt: Attempt, failure: Failure, *, seconds: float, reason: str | None = None) -> bool:
+    """started → failed; ``reason`` is the limit that ended it, if one did."""
+    cr.execute(_FAIL, {**_names(attempt), "seconds": seconds, "reason": reason, **_storable(cr, failure)})
     return bool(cr.rowcount)
 
 
-def postpone(cr: Any, attempt: Attempt, failure: Failure, *, wait: float, counted: bool = True) -> bool:
-    """started → pending, not before ``wait`` seconds from now; cancelled if an equal job waits."""
+def postpone(
+    cr: Any, attempt: Attempt, failure: Failure, *, wait: float, counted: bool = True, outcome: str = "retry"
+) -> bool:
+    """started → pending, not before ``wait`` seconds from now; cancelled if an equal job waits.
+
+    ``outcome`` is what the history says of the try: retry, or dead.
+    """
     values = {**_names(attempt), **_storable(cr, failure), "wait": wait, "uncounted": 0 if counted else 1}
-    cr.execute(_POSTPONE, values)
+    cr.execute(_POSTPONE, {**values, "outcome": outcome, "reason": None})
     return bool(cr.rowcount)
 
 
@@ -181,8 +238,11 @@ def rescue(cr: Any, attempts: Sequence[tuple[int, datetime]]) -> list[Rescued]:
 
 
 def explain(cr: Any, id: int, reason: str, text: str) -> None:  # noqa: A002
-    """Say of a job that was found dead why its worker was killed, unless it is being tried again already."""
-    cr.execute(_EXPLAIN, (reason, text.replace("\0", "?"), id))
+    """Say of the last try of a job, which was found dead, why its worker ended, and where it was (its stacks, or "").
+
+    The history keeps it; the job's row says so as long as there is no other try.
+    """
+    cr.execute(_EXPLAIN, {"id": id, "reason": reason, "text": text.replace("\0", "?")})
 
 
 def _names(attempt: Attempt) -> dict[str, Any]:
