@@ -60,10 +60,11 @@ _JOB = """
 CREATE TABLE queue_job (
     id serial PRIMARY KEY, uuid varchar NOT NULL, graph_uuid varchar, user_id integer, company_id integer, name varchar,
     model_name varchar, method_name varchar, records JSON, args JSON, kwargs JSON, dependencies text,
-    func_string varchar, state varchar NOT NULL, priority integer, exc_name varchar, exc_message varchar, exc_info text, result text,
-    date_created timestamp, date_enqueued timestamp, date_started timestamp, date_done timestamp,
-    date_cancelled timestamp, exec_time double precision, eta timestamp, retry integer, max_retries integer,
-    channel_method_name varchar, job_function_id integer, channel varchar, identity_key varchar, worker_pid integer
+    func_string varchar, state varchar NOT NULL, priority integer, exc_name varchar, exc_message varchar,
+    exc_info text, result text, date_created timestamp, date_enqueued timestamp, date_started timestamp,
+    date_done timestamp, date_cancelled timestamp, exec_time double precision, eta timestamp, retry integer,
+    max_retries integer, channel_method_name varchar, job_function_id integer, channel varchar, identity_key varchar,
+    worker_pid integer
 );
 CREATE INDEX ON queue_job (uuid);
 CREATE INDEX ON queue_job (state);
