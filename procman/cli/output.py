@@ -197,7 +197,7 @@ def _worker(worker: Mapping[str, Any]) -> Row:
         _cell(worker.get("state")),
         _cell(worker.get("generation")),
         "busy" if worker.get("busy") else "",
-        _cut(unit or ""),
+        _cut(f"{int(100 * share)} % {unit}" if (share := worker.get("progress")) is not None else unit or ""),
         "" if seconds is None else f"{seconds:.1f}",
         _cell(worker.get("requests")),
         _milliseconds(worker.get("p50")),

@@ -203,7 +203,12 @@ def _hidden(number: int) -> Iterable[Text]:
 
 def _workers(view: View, shown: Iterable[Mapping[str, Any]], width: int) -> Table:
     def does(worker: Mapping[str, Any]) -> Text:
-        return Text(printable(str(worker.get("unit") or "")), _urgency(worker.get("unit_seconds")))
+        share = worker.get("progress")
+        # Who says how far it is, is not stuck, however long it takes.
+        unit = Text(
+            printable(str(worker.get("unit") or "")), _urgency(worker.get("unit_seconds")) if share is None else ""
+        )
+        return unit if share is None else progress(share).append("  ").append_text(unit)
 
     def since(worker: Mapping[str, Any]) -> Text:
         seconds = worker.get("unit_seconds")
@@ -323,6 +328,12 @@ def meter(value: int, most: int, width: int = METER) -> Text:
     colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
     bar = Text().append("━" * filled, colour).append("─" * (width - filled), "dim")
     return bar.append(f" {value}")
+
+
+def progress(share: float, width: int = METER) -> Text:
+    """``━━━━────  48 %``: how much of a unit is done."""
+    filled = min(width, int(width * share))
+    return Text().append("━" * filled, "cyan").append("─" * (width - filled), "dim").append(f" {int(100 * share):3} %")
 
 
 def _rate(rate: float) -> str:

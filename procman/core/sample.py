@@ -46,6 +46,7 @@ class Sample:
     beat: float
     cpu_from: float = 0.0
     traffic: Traffic = Traffic()
+    progress: float | None = None  # how much of the unit is done, from 0 to 1, when it says so
     unit_limit: float | None = None  # seconds that this very unit may take
     unit_cpu: float | None = None  # seconds of CPU that the unit has used, at least; None: not looked at
 

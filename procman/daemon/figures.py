@@ -107,6 +107,7 @@ class Figures:
             "busy": unit_seconds is not None,
             "unit": sample.unit if sample is not None else None,
             "unit_seconds": None if unit_seconds is None else round(unit_seconds, 3),
+            "progress": None if sample is None or sample.progress is None else round(sample.progress, 4),
             "requests": sample.requests if sample is not None else 0,
             "errors": sample.errors if sample is not None else 0,
             "rss": rss,

@@ -26,6 +26,7 @@ from procman.jobs import states
 from procman.jobs.function import find
 from procman.jobs.retry import FailedJobError, RetryableJobError, wait_before
 from procman.jobs.states import Attempt, Failure
+from procman.observe import whom
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,7 @@ def run(database: str, uuid: str, *, worker: str = "") -> Outcome:
     if attempt is None:
         log.info("Job %s is not enqueued (any more)", uuid)
         return Outcome(200, failed=False)
+    whom.rename(f"job {attempt.function} {uuid}")
     return _Try(database, attempt).run()
 
 

@@ -35,12 +35,16 @@ _pack_unit = _UNIT.pack_into
 _UNIT_AT = 128
 _HEAD, _BUSY, _STARTED, _USER, _QUERIES, _QUERY_SECONDS, _LIMIT = range(16, 23)
 _DATABASE_AT, _DATABASE_SIZE = _UNIT_AT + 56, 62
+_NAME_AT, _NAME_SIZE = _UNIT_AT + 120, 244
 _TAIL = 62
 # What the http worker counts.
 _RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
+# How far which unit is: its begin, and a share; another unit's is nobody's.
+_PROGRESS_OF, _PROGRESS = 68, 69
 _LATENCIES = 72
 
 _TEXT_LENGTH = struct.Struct("<H")
+_NAME_LENGTH = struct.Struct("<I")
 
 
 def _described(constants: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -117,6 +121,7 @@ class Scoreboard:
             cache_misses=ints[_MISSES],
             beat=floats[_BEAT],
             cpu_from=floats[_CPU_FROM],
+            progress=floats[_PROGRESS] if busy > 0 and floats[_PROGRESS_OF] == started else None,
             traffic=Traffic(
                 received=ints[_RECEIVED],
                 sent=ints[_SENT],
@@ -231,6 +236,20 @@ class Record:
         self._view[_DATABASE_AT : _DATABASE_AT + 2] = _TEXT_LENGTH.pack(len(data))
         self._view[_DATABASE_AT + 2 : _DATABASE_AT + 2 + len(data)] = data
         self._ints[_TAIL] = self._sequence
+
+    def rename(self, unit: str) -> None:
+        """Now that more is known of it, the unit has a better name; all else of it stays."""
+        name = unit.encode("utf-8", "replace")
+        self._sequence += 1
+        self._ints[_HEAD] = self._sequence
+        self._view[_NAME_AT : _NAME_AT + 4] = _NAME_LENGTH.pack(len(name))
+        self._view[_NAME_AT + 4 : _NAME_AT + 4 + _NAME_SIZE] = name[:_NAME_SIZE].ljust(_NAME_SIZE, b"\0")
+        self._ints[_TAIL] = self._sequence
+
+    def progress(self, share: float) -> None:
+        """So much of the unit is done, from 0 to 1."""
+        self._floats[_PROGRESS] = share
+        self._floats[_PROGRESS_OF] = self.started
 
     def bound(self, seconds: float) -> None:
         """The unit may take so long, from its beginning on."""

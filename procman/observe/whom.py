@@ -1,4 +1,7 @@
-"""For whom the current unit works, as the application tells: shown by `dumpstacks` and kept with the unit's figures."""
+"""What the current unit is about, as the application tells: shown by `dumpstacks`, `stats`, `top` and the dashboard.
+
+Each word is a store into shared memory, and costs no system call.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _records: list[Record] = []
 
 
 def write_to(record: Record) -> None:
-    """From now on `set_user` writes to this record: the worker's own."""
+    """From now on these functions write to this record: the worker's own."""
     _records[:] = [record]
 
 
@@ -23,3 +26,16 @@ def set_user(user: int) -> None:
     """
     for record in _records:
         record.as_user(user)
+
+
+def rename(unit: str) -> None:
+    """The current unit is known to be this."""
+    for record in _records:
+        record.rename(unit)
+
+
+def show_progress(done: float, total: float | None) -> None:
+    """So much of the current unit's work is done; without a ``total`` nobody can say how much that is."""
+    if total and total > 0:
+        for record in _records:
+            record.progress(min(1.0, max(0.0, done / total)))

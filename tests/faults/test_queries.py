@@ -242,7 +242,7 @@ def test_the_row_of_a_job_that_was_killed_says_why_and_where_it_was(daemon, ask)
     assert ask(f"SELECT exc_name {row}") == "JobFoundDead"
     assert ask(f"SELECT exc_message {row}").endswith(": real_time")
     text = ask(f"SELECT exc_info {row}")
-    assert f"job {uuid.decode()}" in text
+    assert f":stuck_job {uuid.decode()}" in text
     assert "in stuck_job" in text
 
 

@@ -80,6 +80,13 @@ def test_stats():
     ]
 
 
+def test_a_unit_that_says_how_far_it_is():
+    shown = output.stats_text(
+        {"pools": {"http": {"workers": [{"name": "http.1", "unit": "job demo:count", "progress": 0.999}]}}}
+    )
+    assert " 99 % job demo:count " in shown
+
+
 def test_a_long_unit_is_cut():
     worker = {"name": "http.1", "unit": "GET /" + "x" * 300, "busy": True}
     text = output.stats_text({"arbiter": ARBITER, "pools": {"http": {"workers": [worker]}}})

@@ -65,6 +65,11 @@ def view(*workers, **more):
     return View(status={"arbiter": ARBITER, "pools": {"http": pool(*workers, **more)}})
 
 
+def test_a_unit_that_says_how_far_it_is():
+    seen = view(worker("http.1", 11, unit="job demo:count 1f", unit_seconds=99.0, busy=True, progress=0.48))
+    assert "━━━─────  48 %  job demo:count 1f" in " ".join(lines(seen))
+
+
 def test_everything_is_there():
     busy = worker("http.1", 11, unit="GET /orders", unit_seconds=12.0, busy=True)
     seen = view(busy, worker("http.2", 12), exits=[EXIT], parked="failed 5 times")

@@ -45,6 +45,30 @@ def test_a_unit_from_its_beginning_to_its_end(board: Scoreboard, record: Record)
     assert again.unit_limit is None
 
 
+@pytest.mark.parametrize("name", ["job a:b", "", "\u20ac" * 200])
+def test_a_unit_gets_another_name_and_stays_what_it_is(board: Scoreboard, record: Record, name: str) -> None:
+    record.begin("x" * 240)
+    record.in_database("shop")
+    record.query(0.5)
+    record.bound(30.0)
+    record.rename(name)
+    read = board.read(1)
+    assert (read.unit or "").rstrip("\ufffd") == name[:81]
+    assert (read.database, read.queries, read.unit_started, read.unit_limit) == ("shop", 1, record.started, 30.0)
+
+
+def test_progress_is_of_the_unit_that_has_told_it(board: Scoreboard, record: Record) -> None:
+    assert board.read(1).progress is None
+    record.begin("job")
+    assert board.read(1).progress is None
+    record.progress(0.25)
+    assert board.read(1).progress == 0.25
+    record.end()
+    assert board.read(1).progress is None
+    record.begin("the next one")
+    assert board.read(1).progress is None
+
+
 @pytest.mark.parametrize("length", [0, 243, 244, 245, 10_000])
 def test_a_long_name_is_cut(board: Scoreboard, record: Record, length: int) -> None:
     record.begin("x" * length)

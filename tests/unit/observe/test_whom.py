@@ -30,3 +30,13 @@ def test_a_user_is_a_number(board, user, error):
     whom.write_to(board.writer(0))
     with pytest.raises(error):
         procman.set_user(user)
+
+
+def test_how_far_the_unit_is(board):
+    record = board.writer(0)
+    whom.write_to(record)
+    record.begin("job 1f")
+    whom.rename("job demo:work 1f")
+    for done, total, share in [(1, 4, 0.25), (1, None, 0.25), (3, 0, 0.25), (-1, 4, 0.0), (9, 4, 1.0)]:
+        whom.show_progress(done, total)
+        assert (board.read(0).unit, board.read(0).progress) == ("job demo:work 1f", share)
