@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 from enum import Enum
 from time import monotonic
@@ -17,12 +16,14 @@ from urllib.parse import quote, urlsplit
 
 from procman.core.restart import Pauses
 from procman.core.spec import TcpAddress, UnixAddress
+from procman.jobs.hub import READ, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
+    from collections.abc import Callable, Iterable
 
     from procman.core.spec import Address
+    from procman.jobs.dialect import Offered
+    from procman.jobs.hub import Hub, Timer
 
 CONNECT_SECONDS = 5.0
 _LOOKED_UP_FOR = 30.0
@@ -120,64 +121,44 @@ class Target:
 
 
 class Exchange:
-    """One request for the job ``id`` of ``database``, as offered at ``offered``."""
+    """One request for a job of ``database``, as it was ``offered``; ``on_end`` is told when that has come to an end."""
 
-    def __init__(self, target: Target, database: str, id: int, uuid: str, offered: datetime | None) -> None:  # noqa: A002
+    def __init__(
+        self, hub: Hub, target: Target, database: str, offered: Offered, on_end: Callable[[Exchange], object]
+    ) -> None:
         self.database = database
-        self.id = id
-        self.uuid = uuid
         self.offered = offered
         self.ending: Ending | None = None
         self.detail = "it has no address"
-        self._unsent = target.request(database, uuid)
+        self._hub = hub
+        self._on_end = on_end
+        self._unsent = target.request(database, offered.uuid)
         self._head = b""
         self._socket: socket.socket | None = None
+        self._until: Timer | None = None
         self._places = list(target.places(monotonic()))
+
+    @property
+    def word(self) -> str:
+        """How it ended, in a word."""
+        return "" if self.ending is None else self.ending.value
+
+    def begin(self) -> None:
+        """Connect to one of the places; it may have ended when this returns."""
         self._connect()
-
-    @property
-    def deadline(self) -> float | None:
-        """When `advance` is to be called though nothing happens."""
-        return self._connect_until if self._unsent and self.ending is None else None
-
-    def fileno(self) -> int:
-        return -1 if self._socket is None else self._socket.fileno()
-
-    @property
-    def events(self) -> int:
-        """What to poll(2) for."""
-        return select.POLLOUT if self._unsent else select.POLLIN
-
-    def advance(self, now: float, *, ready: bool) -> None:
-        """Go on, the socket being ``ready`` or the deadline being over; sets ``ending`` at the end."""
-        if self._socket is None or self.ending is not None:
-            return
-        try:
-            if self._unsent and ready:
-                self._send(self._socket)
-            elif ready:
-                self._receive(self._socket)
-            elif self._unsent and now >= self._connect_until:
-                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self.detail = error.strerror or str(error)
-            if self._unsent:
-                self._connect()
-            else:
-                self._end(Ending.BROKEN)
 
     def close(self) -> None:
         """Hang up. A worker that has the request runs the job all the same."""
+        if self._until is not None:
+            self._until.cancel()
         if self._socket is not None:
+            self._hub.unwatch(self._socket.fileno())
             self._socket.close()
             self._socket = None
 
     def _connect(self) -> None:
         """Begin to connect to the next place; without one, that was it."""
         self.close()
-        self._connect_until = monotonic() + CONNECT_SECONDS
         while self._places:
             place = self._places.pop(0)
             connecting = socket.socket(place.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -187,7 +168,7 @@ class Exchange:
             except BlockingIOError as error:
                 # A unix socket says so when its backlog is full (connect(2)); it will not become writable for that.
                 if error.errno != errno.EAGAIN:
-                    self._socket = connecting
+                    self._wait_until_connected(connecting)
                     return
                 self.detail = "too many connections wait for it"
                 connecting.close()
@@ -195,15 +176,39 @@ class Exchange:
                 self.detail = error.strerror or str(error)
                 connecting.close()
             else:
-                self._socket = connecting
+                self._wait_until_connected(connecting)
+                self._advance(self._send)
                 return
         self._end(Ending.REFUSED)
+
+    def _wait_until_connected(self, connecting: socket.socket) -> None:
+        self._socket = connecting
+        self._hub.watch(connecting.fileno(), WRITE, lambda: self._advance(self._send))
+        self._until = self._hub.at(monotonic() + CONNECT_SECONDS, lambda: self._advance(_time_out))
+
+    def _advance(self, step: Callable[[socket.socket], object]) -> None:
+        if self._socket is None:
+            return
+        try:
+            step(self._socket)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.detail = error.strerror or str(error)
+            if self._unsent:
+                self._connect()
+            else:
+                self._end(Ending.BROKEN)
 
     def _send(self, connected: socket.socket) -> None:
         error = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
         self._unsent = self._unsent[connected.send(self._unsent) :]
+        if not self._unsent:
+            if self._until is not None:
+                self._until.cancel()
+            self._hub.watch(connected.fileno(), READ, lambda: self._advance(self._receive))
 
     def _receive(self, connected: socket.socket) -> None:
         data = connected.recv(4096)
@@ -219,6 +224,11 @@ class Exchange:
     def _end(self, ending: Ending) -> None:
         self.ending = ending
         self.close()
+        self._on_end(self)
+
+
+def _time_out(connecting: socket.socket) -> None:
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def _prepare(connecting: socket.socket, place: Place) -> None:

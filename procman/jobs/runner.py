@@ -1,8 +1,7 @@
-"""The job runner: reads what waits in every database, has it run by workers, and settles what becomes of it.
+"""The job runner: one queue over all databases, in memory, and workers that are asked to run what is first in it.
 
-One thread that never waits but in `wait`. The rows decide, always: a notice only says where to look, an answer
-only says when. A row that is ``started`` belongs to a worker for as long as that worker holds its lock; when the
-lock is free, the try is over, whatever happened to the worker.
+One thread that waits in one place (`procman.jobs.hub`). Each database is served by a `Link` of its own; here is what
+they share: the scheduler, which decides, the requests that are on their way, and who can take them.
 
 Nothing is lost when this process dies: what it has offered is found as ``enqueued``, what runs as ``started``.
 """
@@ -10,82 +9,60 @@ Nothing is lost when this process dies: what it has offered is found as ``enqueu
 from __future__ import annotations
 
 import logging
-import select
-from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
-
-import psycopg2
+from typing import TYPE_CHECKING, Any
 
 from procman import signaling
-from procman.core.restart import Pauses
-from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
-from procman.jobs.exchange import Ending, Exchange
-from procman.jobs.feed import SWEEP_EVERY, Feed
-from procman.jobs.scheduler import ENQUEUED, PENDING, STARTED, Scheduler
+from procman.jobs.deaths import Deaths
+from procman.jobs.exchange import Exchange
+from procman.jobs.feed import SWEEP_EVERY
+from procman.jobs.hub import READ, Hub
+from procman.jobs.link import AWAY, Desk, Link
+from procman.jobs.scheduler import Scheduler
+from procman.jobs.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Mapping
 
     from procman.jobs.channels import Channel
+    from procman.jobs.dialect import Dialect, Key, Offered
     from procman.jobs.exchange import Target
-    from procman.jobs.feed import Found, Row
+    from procman.jobs.hub import Task
 
 log = logging.getLogger("procman.jobs")
 
 MOST_EXCHANGES = 500
-MOST_EVIDENCE = 20
-# A worker needs a moment between `started` and its lock; a connection of one that died may live as long.
-SECOND_LOOK = 2.0
-_LOOK_EVERY = 1.0
-_LOOK_SOON, _SOON = 0.1, 5.0
-_PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 _NAMES_EVERY = 30.0
+_NAMES_PAUSE = 1.0
 _MOST_WAIT = 60.0
-
-_AWAY = (DatabaseUnavailable, DatabaseSetupError, NoDatabase, psycopg2.Error)
-
-
-@dataclass(slots=True)
-class _Watch:
-    """A try that nobody of ours waits for. ``dead``: its worker is known to have died."""
-
-    since: float
-    dead: bool
-    free_since: float | None = None
-    try_of: datetime | None = None
+_LEAVE_PATIENCE = 1.0
 
 
-class _Link:
-    """A database, and how well it can be reached."""
+class Runner(Desk):
+    """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs.
 
-    def __init__(self, database: str, sweep_every: float) -> None:
-        self.feed = Feed(database, sweep_every)
-        self.watched: dict[int, _Watch] = {}
-        self.look_at = 0.0
-        self.retry_at = 0.0
-        self.pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
+    ``dialect`` makes what is to be known of each database's tables.
+    """
 
-
-class Runner:
-    """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs."""
-
-    def __init__(self, channels: Mapping[str, Channel], target: Target, *, sweep_every: float = SWEEP_EVERY) -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        target: Target,
+        *,
+        sweep_every: float = SWEEP_EVERY,
+        dialect: Callable[[], Dialect] = Tables,
+    ) -> None:
         self.scheduler = Scheduler(channels)
-        self._target = target
+        self.target = target
+        self.deaths = Deaths()
+        self.links: dict[str, Link] = {}
         self._sweep_every = sweep_every
-        self._links: dict[str, _Link] = {}
-        self._names_at = 0.0
-        self._exchanges: dict[tuple[str, int], Exchange] = {}
-        self._evidence: dict[int, tuple[str, str]] = {}
-
-    def keep_evidence(self, pid: int, reason: str, text: str) -> None:
-        """The worker of this pid is about to be killed: why, and its stacks, for the row of the job that it is in."""
-        while len(self._evidence) >= MOST_EVIDENCE:
-            del self._evidence[next(iter(self._evidence))]
-        self._evidence[pid] = reason, text
+        self._dialect = dialect
+        self._hub = Hub()
+        self._exchanges: dict[tuple[str, Key], Exchange] = {}
+        self._paused: dict[str, dict[str, bool]] = {}
+        self._start_at: Any = None
+        self._follower = self._hub.spawn(self._follow_names)
 
     # -- the loop ------------------------------------------------------------------------------------------
 
@@ -93,263 +70,120 @@ class Runner:
         """Let go of everything; jobs that run go on."""
         for exchange in self._exchanges.values():
             exchange.close()
-        for link in self._links.values():
-            link.feed.close()
+        self._hub.close()
 
     def turn(self) -> None:
         """Do what there is to do now."""
-        now = monotonic()
-        self._follow_names(now)
-        for link in list(self._links.values()):
-            with self._isolated(link):
-                if not link.feed.connected:
-                    self._connect(link, now)
-                if link.feed.connected:
-                    self._read(link)
-                    self._look_after_watched(link)
-        self._settle()
-        self._dispatch()
+        self.dispatch()
+        self._hub.run()
 
     def wait(self, wake_fds: Iterable[int], most: float = _MOST_WAIT) -> None:
-        """Wait until `turn` has something to do, or one of ``wake_fds`` is readable."""
-        poll = select.poll()
-        for fd in wake_fds:
-            poll.register(fd, select.POLLIN)
-        for link in self._links.values():
-            if link.feed.fileno() >= 0:
-                poll.register(link.feed.fileno(), select.POLLIN)
-        exchanges = {}
-        for exchange in self._exchanges.values():
-            if exchange.fileno() >= 0:
-                exchanges[exchange.fileno()] = exchange
-                poll.register(exchange.fileno(), exchange.events)
-        ready = {fd for fd, _ in poll.poll(1000 * min(most, self._seconds_to_wait()))}
+        """Wait until `turn` has something to do, or one of ``wake_fds`` is readable; and do some of it already."""
         now = monotonic()
-        for fd, exchange in exchanges.items():
-            exchange.advance(now, ready=fd in ready)
-
-    def _seconds_to_wait(self) -> float:
-        if any(exchange.ending for exchange in self._exchanges.values()):
-            return 0.0
-        now = monotonic()
-        deadlines = [self._names_at]
-        deadlines += [exchange.deadline for exchange in self._exchanges.values() if exchange.deadline is not None]
-        for link in self._links.values():
-            if not link.feed.connected:
-                deadlines.append(link.retry_at)
-            elif link.feed.has_more:
-                return 0.0
-            else:
-                deadlines.append(link.feed.deadline)
-                if link.watched:
-                    deadlines.append(link.look_at)
-        deadlines.append(self._next_start(now))
-        return max(0.0, min(deadlines) - now)
+        until = min(now + most, self._next_start(now))
+        fds = tuple(wake_fds)
+        for fd in fds:
+            self._hub.watch(fd, READ, _nothing)
+        self._hub.run(until - now)
+        for fd in fds:
+            self._hub.unwatch(fd)
 
     def _next_start(self, now: float) -> float:
-        if self._target.closed_until > now:
-            return self._target.closed_until
+        if self.target.closed_until > now:
+            return self.target.closed_until
         deadline = self.scheduler.deadline(now)
         return now + _MOST_WAIT if deadline is None else deadline
 
+    def leave(self) -> None:
+        """Start nothing more, and let other runners lead, at once."""
+        for link in self.links.values():
+            link.leave()
+        deadline = monotonic() + _LEAVE_PATIENCE
+        while any(link.task is not None for link in self.links.values()) and monotonic() < deadline:
+            self._hub.run(deadline - monotonic())
+
     # -- databases -----------------------------------------------------------------------------------------
 
-    def _follow_names(self, now: float) -> None:
+    def _follow_names(self, task: Task) -> None:
         """Take up databases that have come, let go of those that went."""
-        if now < self._names_at:
-            return
-        self._names_at = now + _NAMES_EVERY
-        try:
-            names = signaling.databases()
-        except _AWAY as error:
-            log.warning("The databases can't be listed: %s", _line(error))
-            self._names_at = now + _PAUSE_MOST
-            return
-        for name in set(self._links) - set(names):
-            self._forget(self._links.pop(name))
+        while True:
+            pause = _NAMES_EVERY
+            try:
+                self._serve(signaling.databases())
+            except AWAY as error:
+                log.warning("The databases can't be listed: %s", str(error).strip())
+                pause = _NAMES_PAUSE
+            task.pause(monotonic() + pause)
+
+    def _serve(self, names: Iterable[str]) -> None:
+        for name in set(self.links) - set(names):
+            link = self.links.pop(name)
+            if link.task is not None:
+                link.task.end()
             log.info("Database %s: not served any more", name)
         for name in names:
-            if name not in self._links:
-                self._links[name] = _Link(name, self._sweep_every)
+            if name not in self.links:
+                self.links[name] = link = Link(self, name, self._dialect(), self._sweep_every)
+                self._hub.spawn(link.run)
 
-    def _connect(self, link: _Link, now: float) -> None:
-        if now < link.retry_at:
-            return
-        link.feed.connect()
-        log.info("Database %s: waiting for jobs", link.feed.database)
+    # -- what the links share ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _isolated(self, link: _Link) -> Iterator[None]:
-        """What goes wrong with one database in this block is no matter of the others."""
-        try:
-            yield
-        except _AWAY as error:
-            self._forget(link)
-            pause = link.pauses.next()
-            link.retry_at = monotonic() + pause
-            log.warning("Database %s lost, next try in %.1f s: %s", link.feed.database, pause, _line(error))
-        else:
-            if link.feed.connected and link.feed.swept:
-                link.pauses.over()
-
-    def _forget(self, link: _Link) -> None:
-        # The exchanges go on: when the database is back, its rows say what they are about.
-        link.feed.close()
-        link.watched.clear()
-        self.scheduler.remove_database(link.feed.database)
-
-    # -- rows ----------------------------------------------------------------------------------------------
-
-    def _read(self, link: _Link) -> None:
-        feed = link.feed
-        feed.take_notices()
-        failed_matter = self.scheduler.is_sequential if self.scheduler.has_sequential else None
-        self._take_rows(link, feed.read(self.scheduler.jobs(feed.database), failed_matter))
-
-    def _take_rows(self, link: _Link, found: Found) -> None:
-        database = link.feed.database
+    def dispatch(self) -> None:
         now = monotonic()
-        orphans = []
-        for row in found.rows:
-            self.scheduler.put(row.job(database, now))
-            if row.state == STARTED:
-                if (database, row.id) not in self._exchanges:
-                    self._watch(link, row.id, now, dead=False)
-            else:
-                link.watched.pop(row.id, None)
-            if row.state == ENQUEUED and (database, row.id) not in self._exchanges and found.first_sweep:
-                orphans.append(row.id)
-        for id in found.gone:  # noqa: A001
-            link.watched.pop(id, None)
-            self.scheduler.remove(database, id)
-        if orphans:
-            # Of a runner that is no more. If a worker still gets to the request, it finds the job not enqueued, or
-            # enqueued anew: it runs once in either case.
-            log.info("Database %s: %d jobs that were on their way are offered again", database, len(orphans))
-            link.feed.take_back(orphans)
-            link.feed.look_at(orphans)
-
-    def _watch(self, link: _Link, id: int, now: float, *, dead: bool) -> None:  # noqa: A002
-        watch = link.watched.setdefault(id, _Watch(now, dead))
-        watch.dead = watch.dead or dead
-        if dead:
-            link.look_at = now
-        elif link.look_at > now:
-            link.look_at = min(link.look_at, now + self._look_again(watch, now))
-
-    def _look_again(self, watch: _Watch, now: float) -> float:
-        return _LOOK_SOON if watch.dead and now - watch.since < _SOON else _LOOK_EVERY
-
-    def _look_after_watched(self, link: _Link) -> None:
-        """Rescue the tries that nobody works on: at once if the worker is known to be dead, else at the second look."""
-        now = monotonic()
-        if not link.watched or now < link.look_at:
+        if self.target.closed_until > now:
             return
-        abandoned = link.feed.abandoned(list(link.watched))
-        dead = []
-        for id, watch in link.watched.items():  # noqa: A001
-            started = abandoned.get(id)
-            if started is None or started != watch.try_of:
-                watch.free_since = None if started is None else now
-                watch.try_of = started
-            if started is not None and (watch.dead or now - (watch.free_since or now) >= SECOND_LOOK):
-                dead.append((id, started))
-        if dead:
-            self._rescue(link, dead)
-        # Those that are done by now are not watched any more when they have been read.
-        link.feed.look_at(link.watched)
-        link.look_at = now + min(self._look_again(watch, now) for watch in link.watched.values())
-
-    def _rescue(self, link: _Link, tries: Sequence[tuple[int, datetime]]) -> None:
-        for job in link.feed.rescue(tries):
-            log.warning(
-                "Job %s of database %s found dead with its worker %s (%s) after try %d: %s",
-                job.uuid,
-                link.feed.database,
-                job.worker,
-                job.worker_pid,
-                job.retry,
-                job.state,
-            )
-            if job.worker_pid in self._evidence:
-                reason, text = self._evidence.pop(job.worker_pid)
-                link.feed.explain(job.id, reason, text)
-            link.feed.look_at([job.id])
-
-    # -- starting jobs, and what becomes of them -------------------------------------------------------------
-
-    def _dispatch(self) -> None:
-        now = monotonic()
-        if self._target.closed_until > now:
-            return
-        chosen: dict[str, list[int]] = {}
-        room = MOST_EXCHANGES - len(self._exchanges)
+        room = MOST_EXCHANGES - len(self._exchanges) - sum(link.starting for link in self.links.values())
         while room > 0 and (job := self.scheduler.next(now)):
-            chosen.setdefault(job.database, []).append(job.id)
+            self.links[job.database].choose(job.key)
             room -= 1
-        for database, ids in chosen.items():
-            link = self._links[database]
-            with self._isolated(link):
-                offered = link.feed.offer(ids)
-                # The others have been cancelled, postponed or taken meanwhile.
-                link.feed.look_at(set(ids) - {each[0] for each in offered})
-                # In the order of the choice, which UPDATE does not keep.
-                order = {id: position for position, id in enumerate(ids)}  # noqa: A001
-                for id, uuid, at in sorted(offered, key=lambda each: order[each[0]]):  # noqa: A001
-                    self._begin(Exchange(self._target, database, id, uuid, at))
 
-    def _begin(self, exchange: Exchange) -> None:
-        key = exchange.database, exchange.id
+    def begin(self, database: str, offered: Offered) -> None:
+        key = database, offered.key
         if key in self._exchanges:
             # The row went back to the queue while its worker went on: what that one answers is of no interest.
             self._exchanges[key].close()
-        self._exchanges[key] = exchange
-        exchange.advance(monotonic(), ready=False)
+        self._exchanges[key] = exchange = Exchange(self._hub, self.target, database, offered, self._answered)
+        exchange.begin()
 
-    def _settle(self) -> None:
-        """Look at the rows of the exchanges that have ended."""
-        ended: dict[str, list[Exchange]] = {}
-        for key, exchange in list(self._exchanges.items()):
-            if exchange.ending is not None:
-                del self._exchanges[key]
-                ended.setdefault(exchange.database, []).append(exchange)
-        for database, exchanges in ended.items():
-            link = self._links.get(database)
-            if link is not None and link.feed.connected:
-                with self._isolated(link):
-                    self._settle_in(link, {exchange.id: exchange for exchange in exchanges})
+    def _answered(self, exchange: Exchange) -> None:
+        del self._exchanges[exchange.database, exchange.offered.key]
+        link = self.links.get(exchange.database)
+        if link is not None:
+            link.answered(exchange)
 
-    def _settle_in(self, link: _Link, exchanges: dict[int, Exchange]) -> None:
-        found = link.feed.read_now(list(exchanges))
-        self._take_rows(link, found)
-        not_begun = [row for row in found.rows if row.state == ENQUEUED and _is_of(row, exchanges[row.id])]
-        if not_begun:
-            self._refused(link, [exchanges[row.id] for row in not_begun])
-        elif any(row.state not in (ENQUEUED, PENDING) for row in found.rows) and self._target.accepted():
-            log.info("Jobs are taken again by %s", self._target)
-        for row in found.rows:
-            # Who hangs up without an answer has died. From behind a proxy that is not certain.
-            if row.state == STARTED and exchanges[row.id].ending is Ending.BROKEN and self._target.own:
-                self._watch(link, row.id, monotonic(), dead=True)
-        self._look_after_watched(link)
+    def is_underway(self, database: str, key: Key) -> bool:
+        return (database, key) in self._exchanges
 
-    def _refused(self, link: _Link, exchanges: Sequence[Exchange]) -> None:
-        """Jobs that nobody has begun go back as they were; whoever did not take them is left alone for a while."""
-        ids = [exchange.id for exchange in exchanges]
-        link.feed.take_back(ids)
-        link.feed.look_at(ids)
-        first = exchanges[0]
-        told = log.warning if self._target.refused(monotonic()) else log.debug
-        told("%d jobs were not taken by %s: %s (%s)", len(ids), self._target, first.detail, _word(first.ending))
+    def paused(self, database: str, channels: dict[str, bool]) -> None:
+        """A channel is shared by all databases: one that is paused in any of them is paused."""
+        before = self._said()
+        self._paused[database] = channels
+        after = self._said()
+        for name in before.keys() | after.keys():
+            if before.get(name) != after.get(name):
+                log.info(
+                    "Channel %s: %s", name, {True: "paused", False: "going on", None: "as configured"}[after.get(name)]
+                )
 
+    def _said(self) -> dict[str, bool]:
+        said: dict[str, bool] = {}
+        for channels in self._paused.values():
+            for name, paused in channels.items():
+                said[name] = said.get(name, False) or paused
+        return said
 
-def _is_of(row: Row, exchange: Exchange) -> bool:
-    return row.date_enqueued == exchange.offered
+    # -- what the arbiter tells ----------------------------------------------------------------------------
 
+    def keep_evidence(self, pid: int, reason: str, text: str) -> None:
+        """The worker of this pid is about to be killed: why, and its stacks, for the row of the job that it is in."""
+        self.deaths.condemned(pid, reason, text)
 
-def _word(ending: Ending | None) -> str:
-    return "" if ending is None else ending.value
+    def worker_ended(self, pid: int, reason: str) -> None:
+        """The worker of this pid has ended."""
+        self.deaths.ended(pid, reason)
+        for link in self.links.values():
+            link.look_after(pid)
 
 
-def _line(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__
+def _nothing() -> None:
+    """Being woken is all."""

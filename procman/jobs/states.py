@@ -100,7 +100,7 @@ FROM (SELECT id FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE) AS held
 
 # While it runs a statement the server does not look whether its client still lives, and the row of a killed
 # worker's job would stay locked until the statement ends (client_connection_check_interval, 19.3.2).
-_NOTICE_DEATH = "SET LOCAL client_connection_check_interval = '1s'; "
+_NOTICE_DEATH = "SET LOCAL client_connection_check_interval = '200ms'; "
 
 _FINISH = f"""
 UPDATE procman.job SET state = 'done', date_done = clock_timestamp(), exec_time = %(seconds)s,
@@ -132,14 +132,17 @@ moved AS (
 {_KEEP} %(outcome)s, %(reason)s, %(name)s, %(message)s, %(info)s FROM was
 """
 
+# Whoever has held the lease, and was stopped for longer than that lasts, starts nothing when he goes on.
 _OFFER = """
 UPDATE procman.job SET state = 'enqueued', date_enqueued = clock_timestamp()
 WHERE id = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= clock_timestamp())
+    AND EXISTS (SELECT FROM procman.job_leader WHERE token = %s AND until > clock_timestamp())
 RETURNING id, uuid::text, date_enqueued
 """
 
 _TAKE_BACK = """
-UPDATE procman.job SET state = 'pending', date_enqueued = NULL WHERE id = ANY(%s) AND state = 'enqueued'
+UPDATE procman.job SET state = 'pending', date_enqueued = NULL
+WHERE (id, date_enqueued) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])) AND state = 'enqueued'
 """
 
 # Only rows that nobody has locked: a worker holds the lock of its job's row for as long as it works on it.
@@ -220,18 +223,21 @@ def postpone(
     return bool(cr.rowcount)
 
 
-def offer(cr: Any, ids: Sequence[int]) -> list[tuple[int, str, datetime]]:
-    """pending → enqueued, for those that are still pending and due; their id, uuid and date_enqueued."""
-    cr.execute(_OFFER, (list(ids),))
+def offer(cr: Any, ids: Sequence[Any], token: str) -> list[tuple[int, str, datetime]]:
+    """pending → enqueued, for those that are still pending and due; their id, uuid and date_enqueued.
+
+    None at all when the lease is not (any more) that of the ``token``.
+    """
+    cr.execute(_OFFER, (list(ids), token))
     return list(cr.fetchall())
 
 
-def take_back(cr: Any, ids: Sequence[int]) -> None:
-    """enqueued → pending, for jobs that nobody has begun; it does not count as a try."""
-    cr.execute(_TAKE_BACK, (list(ids),))
+def take_back(cr: Any, offers: Sequence[tuple[Any, datetime | None]]) -> None:
+    """enqueued → pending, for those of these offers (id, date_enqueued) that nobody has taken up; it is no try."""
+    cr.execute(_TAKE_BACK, ([each[0] for each in offers], [each[1] for each in offers]))
 
 
-def rescue(cr: Any, attempts: Sequence[tuple[int, datetime]]) -> list[Rescued]:
+def rescue(cr: Any, attempts: Sequence[tuple[Any, datetime]]) -> list[Rescued]:
     """started → pending (or failed, after too many tries) for those of these tries that nobody works on."""
     cr.execute(_RESCUE, ([each[0] for each in attempts], [each[1] for each in attempts]))
     return [Rescued(*row) for row in cr.fetchall()]

@@ -17,6 +17,7 @@ from procman.signaling.runtime import (
     databases,
     invalidate,
     lend,
+    open_session,
     unit,
 )
 from procman.signaling.statistics import CacheStatistics, statistics
@@ -38,6 +39,7 @@ __all__ = [
     "databases",
     "invalidate",
     "lend",
+    "open_session",
     "registry",
     "registry_loader",
     "reload_registry",

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 
 from procman.core.spec import DatabaseSpec
+from procman.db.connection import connect as connect_to
 from procman.db.connection import database_name, execute, url_for
+from procman.db.migrate import migrate
 from procman.errors import NoDatabase
 from procman.signaling import store, units
 from procman.signaling.cache import shrink
@@ -126,6 +128,16 @@ class Runtime:
         if self.spec is None:
             raise NoDatabase(f"database {name!r}: no database is configured")
         return self.spec.url if name == self.main else url_for(self.spec.url, name)
+
+    def open_session(self, name: str, *, listen: bool) -> Connection:
+        connection = connect_to(self.url(name), application_name=self._application_name)
+        try:
+            if not listen:
+                migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _discover(self) -> tuple[str, ...]:
         with self._lock:
@@ -305,3 +317,11 @@ def connect(name: str) -> Connection:
     if database is None:
         raise NoDatabase("no database is configured")
     return database.connect()
+
+
+def open_session(name: str, *, listen: bool = False) -> Connection:
+    """A dedicated connection as `connect`, of a process that waits for many databases at once in one thread.
+
+    So nothing is locked, and the name is not looked up among the configured ones. Raises DatabaseUnavailable.
+    """
+    return _configured().open_session(name, listen=listen)

@@ -40,6 +40,7 @@ def serve(child: Child) -> None:
             if child.retiring is None:
                 child.check_between(worked)
             if child.retiring is not None:
+                runner.leave()
                 return
             began = monotonic()
             runner.turn()

@@ -11,11 +11,12 @@ import pytest
 
 from procman import signaling
 from procman.core.spec import DatabaseSpec
-from procman.jobs import states
 from procman.jobs.channels import parse
+from procman.jobs.dialect import Dead, Rescued
 from procman.jobs.exchange import Target
 from procman.jobs.feed import Feed
 from procman.jobs.runner import Runner
+from procman.jobs.tables import Tables
 from tests.support import jobs as functions
 from tests.support.jobrunner import Workers
 
@@ -156,7 +157,7 @@ def test_one_bad_database_is_no_matter_of_the_other(
 
 
 def _connected(runner):
-    return {name for name, link in runner._links.items() if link.feed.connected}
+    return {name for name, link in runner.links.items() if link.feed.connected}
 
 
 def _running(name):
@@ -170,7 +171,7 @@ def _running(name):
 
 @pytest.fixture
 def feed(database):
-    feed = Feed(database)
+    feed = Feed(database, Tables())
     feed.connect()
     yield feed
     feed.close()
@@ -183,15 +184,15 @@ def _started(truth, uuid):
         uuid,
     )
     row = truth.job(uuid)
-    return row["id"], row["date_started"]
+    return Dead(row["id"], row["date_started"])
 
 
 def test_rescue_returns_what_nobody_holds(feed, truth):
     uuid = functions.note.delay("a")
     attempt = _started(truth, uuid)
-    assert feed.abandoned([attempt[0]]) == dict([attempt])
+    assert feed.abandoned([attempt.key]) == {attempt.key: attempt.try_of}
     (rescued,) = feed.rescue([attempt])
-    assert rescued == states.Rescued(attempt[0], uuid, "pending", 1, "http.1", 7)
+    assert rescued == Rescued(attempt.key, uuid, "pending", 1, "http.1", 7)
     row = truth.job(uuid)
     assert (row["state"], row["worker"], row["date_started"], row["eta"]) == ("pending", None, None, None)
     assert (row["exc_name"], row["exc_message"]) == ("JobFoundDead", "Job found dead (worker http.1, pid 7)")
@@ -202,7 +203,7 @@ def test_rescue_leaves_alone_what_somebody_holds_or_has_begun_anew(feed, truth, 
     attempt = _started(truth, uuid)
     with signaling.unit(database) as unit, unit.cursor() as cr:
         cr.execute("SELECT FROM procman.job WHERE uuid = %s FOR NO KEY UPDATE", (uuid,))
-        assert feed.abandoned([attempt[0]]) == {}
+        assert feed.abandoned([attempt.key]) == {}
         assert feed.rescue([attempt]) == []
     _started(truth, uuid)
     assert feed.rescue([attempt]) == []
