@@ -19,7 +19,7 @@ from procman.cli.control_command import ControlCommand
 from procman.errors import ControlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from procman.cli.settings import Settings
 
@@ -175,3 +175,138 @@ def _complain(problems: Mapping[str, str]) -> None:
         click.echo(f"procmanctl: database {name}: {text}", err=True)
     if problems:
         click.get_current_context().exit(1)
+
+
+# -- steering ---------------------------------------------------------------------------------------------
+
+_jobs = click.argument("jobs", metavar="[UUID]...", nargs=-1, type=JobName())
+_all = click.option("--all", "everything", is_flag=True, help="All that the other options leave, instead of UUIDs.")
+
+
+@jobs.command()
+@_jobs
+@_all
+@_filters
+@click.option("--done", is_flag=True, help="Also what is done: it is done once more.")
+@_database
+@click.pass_obj
+def retry(settings: Settings, /, database: str | None, done: bool, **which: Any) -> None:
+    """Have jobs that failed or were cancelled tried again, with all their tries.
+
+    Either these jobs, or with --all every one that failed, of those that --channel, --function and --since leave. What
+    is tried again by itself, as after the death of a worker, needs no such command.
+    """
+    from procman.jobs import steering
+
+    def move(cr: Any, uuids: Sequence[str]) -> list[Any]:
+        return steering.requeue(cr, uuids, done=done)
+
+    states = ("failed", "done") if done else ("failed",)
+    _steer(settings, database, move, states, {**_NOT_RETRIED, **({"done": _TWIN} if done else {})}, **which)
+
+
+@jobs.command()
+@_jobs
+@_all
+@_filters
+@click.option("--running", is_flag=True, help="Also what runs: its transaction is ended, so that nothing of it stays.")
+@_database
+@click.pass_obj
+def cancel(settings: Settings, /, database: str | None, running: bool, **which: Any) -> None:
+    """Cancel jobs that have not begun, or have failed, and what waits for them to be done.
+
+    Either these jobs, or with --all every one that waits, of those that --channel, --function and --since leave.
+    """
+    from procman.jobs import steering
+
+    def move(cr: Any, uuids: Sequence[str]) -> list[Any]:
+        try:
+            return steering.cancel(cr, uuids, running=running, by=_user())
+        except TimeoutError as error:
+            raise ControlError(str(error)) from error
+
+    waiting = ("wait_dependencies", "pending", "enqueued")
+    _steer(settings, database, move, (*waiting, "started") if running else waiting, _NOT_CANCELLED, **which)
+
+
+_TWIN = "another job of its identity key waits, which will do the work"
+_WAITS = "it waits to be run as it is"
+_NOT_RETRIED = {
+    "wait_dependencies": _WAITS,
+    "pending": _WAITS,
+    "enqueued": _WAITS,
+    "started": "it runs",
+    "done": "it is done; --done has it done once more",
+    "failed": _TWIN,
+    "cancelled": _TWIN,
+}
+_NOT_CANCELLED = {
+    "started": "it runs; --running ends it",
+    "done": "it is done",
+    "cancelled": "it is cancelled already",
+}
+_PORTION = 1000
+
+
+def _steer(
+    settings: Settings,
+    database: str | None,
+    move: Callable[[Any, Sequence[str]], list[Any]],
+    states: Sequence[str],
+    reasons: Mapping[str, str],
+    *,
+    jobs: Sequence[str],
+    everything: bool,
+    **filters: Any,
+) -> None:
+    """Move these jobs, or all in ``states`` that the filters leave, and say what became of each."""
+    from procman.jobs import report
+
+    _check_choice(jobs, everything, filters)
+    moved: list[dict[str, str]] = []
+    left: list[dict[str, str]] = []
+
+    def move_in(name: str) -> None:
+        if everything:
+            these = report.uuids(report.Wanted(**filters, states=states, limit=None), name)
+        else:
+            these = [uuid for place, uuid in chosen if place == name]
+        for start in range(0, len(these), _PORTION):
+            moved.extend(_moved(name, these[start : start + _PORTION], move))
+        others = [] if everything else [uuid for uuid in these if uuid not in {one["uuid"] for one in moved}]
+        for uuid, state in report.states_of(others, name).items():
+            left.append({"database": name, "uuid": uuid, "state": state, "reason": reasons.get(state, "it is in use")})
+
+    with databases.opened(settings.config, os.environ, database) as names:
+        chosen = [_locate(names, prefix) for prefix in jobs]
+        _, problems = databases.ask_each(names if everything else {name for name, _ in chosen}, move_in)
+    settings.show({"jobs": moved, "left": left, "problems": problems}, jobs_text.moved)
+    _complain(problems)
+    if left:
+        click.get_current_context().exit(1)
+
+
+def _moved(
+    name: str, uuids: Sequence[str], move: Callable[[Any, Sequence[str]], list[Any]]
+) -> Iterable[dict[str, str]]:
+    from procman import signaling
+
+    with signaling.lend(name) as connection, connection.cursor() as cr:
+        found = move(cr, uuids)
+    return [{"database": name, "uuid": one.uuid, "was": one.was, "state": one.state} for one in found]
+
+
+def _check_choice(jobs: Sequence[str], everything: bool, filters: Mapping[str, Any]) -> None:
+    if not jobs and not everything:
+        raise click.UsageError("say which jobs: their UUIDs, or --all")
+    if jobs and (everything or any(value is not None for value in filters.values())):
+        raise click.UsageError("either UUIDs, or --all with --channel, --function and --since")
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return f"user {os.getuid()}"

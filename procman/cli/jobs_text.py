@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SHORT = 8  # digits of a uuid that tell two jobs apart, as a rule
 LONGEST = 60
+MOST_TOLD = 20
 
 _MOMENTS = {"date_created": "created", "eta": "not before", "date_started": "started", "date_done": "ended"}
 BAR = 20
@@ -87,6 +89,19 @@ def progress_text(job: Mapping[str, Any]) -> str:
 def share(progress: Mapping[str, Any]) -> float:
     """How much of it is done, 0 to 1."""
     return max(0.0, min(1.0, progress["done"] / progress["total"])) if progress["total"] else 0.0
+
+
+def moved(reply: Mapping[str, Any]) -> str:
+    """``jobs retry`` and ``jobs cancel``: what became of each job, or of how many."""
+    jobs, left = reply["jobs"], reply["left"]
+    if not jobs and not left:
+        return "There is no such job."
+    if len(jobs) > MOST_TOLD:
+        counted = Counter((one["was"], one["state"]) for one in jobs)
+        lines = [f"{number} jobs: {was} → {state}" for (was, state), number in sorted(counted.items())]
+    else:
+        lines = [f"{one['uuid']}: {one['was']} → {one['state']}" for one in jobs]
+    return "\n".join([*lines, *(f"{one['uuid']}: left alone, {one['reason']}" for one in left)])
 
 
 # -- one job ----------------------------------------------------------------------------------------------

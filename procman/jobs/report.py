@@ -31,8 +31,7 @@ _BRIEF = """
 """
 _FROM = "FROM procman.job AS job LEFT JOIN procman.job_progress AS progress ON progress.job_id = job.id"
 
-_LIST = f"""
-SELECT {_BRIEF} {_FROM}
+_WANTED = """
 WHERE (%(states)s::text[] IS NULL OR job.state = ANY(%(states)s))
     AND (%(phases)s::text[] IS NULL OR job.phase = ANY(%(phases)s))
     AND (%(channel)s::text IS NULL OR job.channel = %(channel)s OR starts_with(job.channel, %(channel)s || '.'))
@@ -40,6 +39,9 @@ WHERE (%(states)s::text[] IS NULL OR job.state = ANY(%(states)s))
     AND (%(since)s::float8 IS NULL OR job.date_created >= clock_timestamp() - make_interval(secs => %(since)s))
 ORDER BY job.id DESC LIMIT %(limit)s
 """
+_LIST = f"SELECT {_BRIEF} {_FROM} {_WANTED}"
+_UUIDS = f"SELECT job.uuid::text FROM procman.job AS job {_WANTED}"
+_STATES_OF = "SELECT uuid::text, state FROM procman.job WHERE uuid = ANY(%s::uuid[])"
 
 _FULL = f"""
 SELECT {_BRIEF}, job.args, job.kwargs, job.result, job.exc_info, job.retry_pattern, job.timeout, job.batch,
@@ -83,7 +85,19 @@ class Wanted:
     channel: str | None = None
     function: str | None = None
     since: float | None = None
-    limit: int = 50
+    limit: int | None = 50
+
+    def values(self) -> dict[str, Any]:
+        """For the statements."""
+        phases = {_PHASES.get(state, "live") for state in self.states}
+        return {
+            "states": list(self.states) or None,
+            "phases": sorted(phases) or None,
+            "channel": None if self.channel is None else full_name(self.channel),
+            "function": self.function,
+            "since": self.since,
+            "limit": self.limit,
+        }
 
 
 def counts(database: str | None = None) -> dict[str, int]:
@@ -96,18 +110,23 @@ def counts(database: str | None = None) -> dict[str, int]:
 
 def listing(wanted: Wanted, database: str | None = None) -> list[dict[str, Any]]:
     """The jobs that are wanted, the youngest first."""
-    phases = {_PHASES.get(state, "live") for state in wanted.states}
-    values = {
-        "states": list(wanted.states) or None,
-        "phases": sorted(phases) or None,
-        "channel": None if wanted.channel is None else full_name(wanted.channel),
-        "function": wanted.function,
-        "since": wanted.since,
-        "limit": wanted.limit,
-    }
     with signaling.cursor(database) as cr:
-        cr.execute(_LIST, values)
+        cr.execute(_LIST, wanted.values())
         return _dictionaries(cr)
+
+
+def uuids(wanted: Wanted, database: str | None = None) -> list[str]:
+    """Those of the jobs that are wanted, the youngest first."""
+    with signaling.cursor(database) as cr:
+        cr.execute(_UUIDS, wanted.values())
+        return [uuid for (uuid,) in cr.fetchall()]
+
+
+def states_of(these: Sequence[str], database: str | None = None) -> dict[str, str]:
+    """uuid → state, of those that there are."""
+    with signaling.cursor(database) as cr:
+        cr.execute(_STATES_OF, (list(these),))
+        return dict(cr.fetchall())
 
 
 def find(prefix: str, database: str | None = None, most: int = 5) -> list[str]:

@@ -159,3 +159,45 @@ def test_databases_that_can_not_be_asked(ctl, jobs_url, database, tmp_path):
     assert ctl("show", uuid[:6], "--database", database, "--json")["uuid"] == uuid
     assert "no database is called 'missin', did you mean 'missing'?" in ctl("list", "--database", "missin", code=1)
     assert "can't be reached" in ctl("list", url="postgresql:///x?host=/nonexistent", code=1)
+
+
+def test_jobs_are_tried_again(ctl, run, truth):
+    failed, done, waiting = run(functions.fail.delay("x")), run(functions.note.delay()), functions.note.delay()
+    document = ctl("retry", failed[:10], done, waiting, "--json", code=1)
+    assert [(one["uuid"], one["was"], one["state"]) for one in document["jobs"]] == [(failed, "failed", "pending")]
+    assert {(one["uuid"], one["reason"]) for one in document["left"]} == {
+        (done, "it is done; --done has it done once more"),
+        (waiting, "it waits to be run as it is"),
+    }
+    assert (truth.job(failed)["state"], truth.job(failed)["retry"]) == ("pending", 0)
+    assert ctl("retry", "--done", done) == f"{done}: done → pending\n"
+
+
+def test_all_that_failed_are_tried_again(ctl, run, truth):
+    failed = [run(functions.fail.delay(str(number))) for number in range(21)]
+    truth("UPDATE procman.job SET channel = 'root.other' WHERE uuid = %s", failed[0])
+    assert ctl("retry", "--all", "--channel", "other") == f"{failed[0]}: failed → pending\n"
+    truth("UPDATE procman.job SET state = 'failed'")
+    assert ctl("retry", "--all", "--function", "jobs:fail", "--since", "1h") == "21 jobs: failed → pending\n"
+    assert ctl("retry", "--all") == "There is no such job.\n"
+
+
+def test_jobs_are_cancelled(ctl, run, truth):
+    waiting, done = functions.note.delay(), run(functions.note.delay())
+    assert ctl("cancel", waiting) == f"{waiting}: pending → cancelled\n"
+    assert truth.job(waiting)["exc_message"].startswith("cancelled by ")
+    assert "it is done" in ctl("cancel", done, "--json", code=1)["left"][0]["reason"]
+    assert "it is cancelled already" in ctl("cancel", waiting, "--json", code=1)["left"][0]["reason"]
+    others = [functions.note.delay(), functions.configured.delay("a")]
+    assert {one["uuid"] for one in ctl("cancel", "--all", "--json")["jobs"]} == set(others)
+    truth("UPDATE procman.job SET state = 'started', date_started = now() WHERE uuid = %s", others[0])
+    assert "it runs; --running ends it" in ctl("cancel", others[0], "--json", code=1)["left"][0]["reason"]
+    assert ctl("cancel", "--running", others[0]) == f"{others[0]}: started → cancelled\n"
+
+
+@pytest.mark.parametrize("command", ["retry", "cancel"])
+def test_which_jobs_must_be_said(ctl, command):
+    assert "say which jobs: their UUIDs, or --all" in ctl(command, code=2)
+    assert "say which jobs" in ctl(command, "--channel", "root", code=2)
+    assert "either UUIDs, or --all" in ctl(command, "1f", "--all", code=2)
+    assert "either UUIDs, or --all" in ctl(command, "1f", "--channel", "root", code=2)
