@@ -43,7 +43,7 @@ NOTIFY {NOTIFY_CHANNEL};
 """
 
 
-def send(channel: str, message: Any, *, database: str | None = None) -> None:
+def send(channel: str, message: Any, *, database: str | None = None, at_once: bool = False) -> None:
     """Send a message to everybody who listens on ``channel``, when the current unit commits.
 
     ``message`` is anything that `json.dumps` accepts, at most 1 MiB of it; it is encoded now, so that later
@@ -51,11 +51,17 @@ def send(channel: str, message: Any, *, database: str | None = None) -> None:
     once, in a transaction of its own, in ``database`` (default: the main one). Messages of one unit keep their
     order and arrive together. What was sent inside a `procman.transaction` block that is undone is not sent.
 
+    ``at_once``: send it now, on another connection, whatever becomes of the unit: how far a long job is, say.
+
     Raises ValueError or TypeError for what can't be sent, and RuntimeError when ``database`` is not the one the
     current unit works in.
     """
     item = _checked_channel(channel), _encoded(message)
     unit = signaling.current()
+    if at_once:
+        with signaling.lend(database or (unit.database if unit else None)) as connection, connection.cursor() as cr:
+            _write(cr, [item])  # one message to the server, and so one transaction
+        return
     if unit is None:
         with signaling.unit(database) as unit:
             _outbox(unit).append(item)

@@ -68,6 +68,26 @@ def test_outside_a_unit_it_is_sent_at_once(database, sql):
     assert signaling.current() is None
 
 
+def test_what_is_sent_at_once_waits_for_nobody_and_stays(database, sql, exchange):
+    waiting = Waiting(exchange, ["a"])
+    with suppress(ZeroDivisionError), signaling.unit() as unit:
+        bus.send("a", "with the unit")
+        bus.send("a", "now", at_once=True)
+        assert texts(waiting.result()) == ['"now"']
+        assert not unit.opened
+        raise ZeroDivisionError
+    assert sql("SELECT message::text FROM procman.bus") == [('"now"',)]
+
+
+def test_what_is_sent_at_once_waits_for_who_commits_in_this_moment_only(database, sql):
+    with signaling.unit() as unit:
+        with unit.cursor() as cr:
+            cr.execute("SELECT 1")
+        bus.send("a", 2)
+        bus.send("a", 1, at_once=True)
+    assert sql("SELECT message::text FROM procman.bus ORDER BY id") == [("1",), ("2",)]
+
+
 @pytest.mark.parametrize("channel", ["", "a\0b", "x" * 513, "é" * 257])
 def test_a_channel_is_a_text_of_reasonable_length(database, channel):
     with pytest.raises(ValueError, match="a channel is a text"):
