@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 ROOT = "root"
 
-_FLAGS = ("sequential", "paused", "sequential_default")
-_NUMBERS = ("throttle", "capacity_default")
+_FLAGS = ("sequential", "paused", "sequential_default", "fair")
+_NUMBERS = ("throttle", "capacity_default", "per_database")
 _FALSE = ("false", "no", "0")
 
 
@@ -47,6 +47,14 @@ class Channel:
     paused: bool = False
     capacity_default: int | None = None
     sequential_default: bool = False
+    fair: bool = False
+    weights: tuple[tuple[str, int], ...] = ()
+    per_database: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def by_database(self) -> bool:
+        """Whether it matters here whose jobs they are."""
+        return self.fair or bool(self.per_database)
 
 
 def parse(text: str) -> dict[str, Channel]:
@@ -87,6 +95,7 @@ def _channel(entry: str) -> Channel:
         paused=bool(options.get("paused")),
         capacity_default=options.get("capacity_default") or None,
         sequential_default=bool(options.get("sequential_default")),
+        fair=bool(options.get("fair")),
     )
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued, Row
     from procman.jobs.leadership import Standing
-    from procman.jobs.scheduler import Job
 
 BATCH = 500
 SWEEP_EVERY = 60.0
@@ -133,11 +132,11 @@ class Feed:
         self._listening.notifies.clear()
         return others
 
-    def read(self, known: Iterable[Job], failed_matter: Callable[[str], bool] | None) -> Found:
+    def read(self, known: Iterable[Key], failed_matter: Callable[[str], bool] | None) -> Found:
         """The next batch.
 
-        ``known`` is what the scheduler has of this database; ``failed_matter`` tells whether the failed jobs of a
-        channel hold up others, None: they do nowhere.
+        ``known`` are the jobs that the scheduler has of this database; ``failed_matter`` tells whether the failed jobs
+        of a channel hold up others, None: they do nowhere.
         """
         if not self.swept:
             # First what runs, which takes room, and then the oldest: so even at the start the order is nearly right.
@@ -171,7 +170,7 @@ class Feed:
         self._sweep = _ALL.first
         self._seen = set()
 
-    def _read_sweep(self, known: Iterable[Job], failed_matter: Callable[[str], bool] | None) -> Found:
+    def _read_sweep(self, known: Iterable[Key], failed_matter: Callable[[str], bool] | None) -> Found:
         rows: list[Row] = []
         with self._asking.cursor() as cr:
             begin = _ALL.first if self._sweep is None else self._sweep
@@ -189,9 +188,9 @@ class Feed:
             self._end_sweep(known)
         return Found(rows, [], first_sweep)
 
-    def _end_sweep(self, known: Iterable[Job]) -> None:
+    def _end_sweep(self, known: Iterable[Key]) -> None:
         # What is known and was not seen has become something else without a notice.
-        self._keys.update(job.key for job in known if job.key not in self._seen)
+        self._keys.update(key for key in known if key not in self._seen)
         self._seen = set()
         self._sweep = None
         self.swept = True

@@ -257,7 +257,7 @@ class Link:
     def _read(self) -> None:
         scheduler = self._desk.scheduler
         failed_matter = scheduler.is_sequential if scheduler.has_sequential else None
-        self._take_rows(self.feed.read(scheduler.jobs(self.database), failed_matter))
+        self._take_rows(self.feed.read(scheduler.keys(self.database), failed_matter))
         if self.feed.swept:
             self._pauses.over()
 

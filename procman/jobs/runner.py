@@ -161,9 +161,16 @@ class Runner(Desk):
         after = self._said()
         for name in before.keys() | after.keys():
             if before.get(name) != after.get(name):
-                log.info(
-                    "Channel %s: %s", name, {True: "paused", False: "going on", None: "as configured"}[after.get(name)]
-                )
+                self._pause(name, after.get(name))
+
+    def _pause(self, channel: str, paused: bool | None) -> None:
+        if paused is None:
+            self.scheduler.follow_configuration(channel)
+        elif paused:
+            self.scheduler.pause(channel)
+        else:
+            self.scheduler.resume(channel)
+        log.info("Channel %s: %s", channel, {True: "paused", False: "going on", None: "as configured"}[paused])
 
     def _said(self) -> dict[str, bool]:
         said: dict[str, bool] = {}

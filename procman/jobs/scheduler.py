@@ -1,292 +1,382 @@
 """Which job runs next: the queues of all databases in memory, under a tree of channels.
 
-It decides and does nothing else: rows come in (`put`, `remove`), jobs to start come out (`next`), and `deadline`
-says when to ask again if nothing happens before. Time is an argument, on any clock, as long as the jobs' ``eta``
-are on the same one.
+It decides and does nothing else: rows come in (`put`, `remove`), jobs to start come out (`next`, `next_batch`), and
+`deadline` says when to ask again if nothing happens before. Time is an argument, on any clock, as long as the jobs'
+``eta`` are on the same one.
 
 A job runs in its channel and in every channel above it, up to the root, and needs room in each. Among the jobs
-that have room the order is (priority, created, id). Nothing is chosen before it can start, so a more urgent job
-that arrives late is never behind one that merely waits.
-
-Heaps are cleaned when they are read: an entry counts only while it is the very object kept for its job.
+that have room the order is (priority, created, id), or, where a channel is ``fair``, by turns of the databases. Nothing
+is chosen before it can start, so a more urgent job that arrives late is never behind one that merely waits.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from procman.jobs.channels import ROOT, Channel, full_name
+from procman.jobs.channels import full_name
+from procman.jobs.queues import CREATED_AT, ID_AT, IDS, MOST_BATCH, MOST_CREATED, PRIORITY_AT, Job
+from procman.jobs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping
+
+    from procman.jobs.channels import Channel
+    from procman.jobs.queues import Database, Lane, Node
+
+__all__ = ["ENQUEUED", "FAILED", "PENDING", "STARTED", "Figures", "Job", "Scheduler"]
 
 PENDING, ENQUEUED, STARTED, FAILED = "pending", "enqueued", "started", "failed"
 _RUNNING = (ENQUEUED, STARTED)
 
 
-class Job(NamedTuple):
-    """What is to be known of a job's row. ``key`` names it within its database; ``eta`` 0.0: at once.
-
-    The first fields are the order in which jobs are started, and a heap compares these tuples.
-    """
-
-    priority: int
-    created: float
-    id: int
-    database: str
-    key: int | str
-    eta: float
-    channel: str
-    state: str
-
-
 class Figures(NamedTuple):
-    """One channel now; ``running`` and ``waiting`` include the channels below it, ``failed`` does not."""
+    """One channel now; ``running`` slots and ``waiting`` jobs include the channels below it, ``failed`` does not."""
 
     running: int
     waiting: int
     failed: int
 
 
-@dataclass(slots=True, eq=False)
-class _Node:
-    channel: Channel
-    parent: _Node | None
-    configured: bool
-    children: dict[str, _Node] = field(default_factory=dict)
-    ready: list[Job] = field(default_factory=list)
-    later: list[tuple[float, Job]] = field(default_factory=list)
-    running: int = 0
-    own: int = 0  # jobs that wait in this channel
-    below: int = 0  # jobs that wait in this channel and those below it
-    failed: int = 0
-    throttled_until: float = 0.0
+class _Batch:
+    """Jobs that share a request, and with it a slot, which is free again when the last one has ended."""
 
-    def has_slot(self) -> bool:
-        capacity = self.channel.capacity
-        return not self.channel.paused and (capacity is None or self.running < capacity)
+    __slots__ = ("has_slot", "left")
+
+    def __init__(self, jobs: int) -> None:
+        self.left = jobs
+        self.has_slot = True
 
 
 class Scheduler:
-    """The queues of all databases. Keys of jobs need to be unique within their database only."""
+    """The queues of all databases. Ids and keys of jobs are unique within their database; ids are not negative."""
 
     def __init__(self, channels: Mapping[str, Channel]) -> None:
-        self._jobs: dict[str, dict[int | str, Job]] = {}
-        self._nodes: dict[str, _Node] = {}
+        self._tree = Tree()
+        self._batches: dict[tuple[str, int], _Batch] = {}
         self.configure(channels)
 
     # -- what is known -------------------------------------------------------------------------------------
 
     def configure(self, channels: Mapping[str, Channel]) -> None:
-        """Put other channels in place of the present ones; jobs that run go on running.
+        """Put other channels in place of the present ones; jobs that run go on running, what waits goes on waiting.
 
         Failed jobs are only remembered where they hold others up, so those of a channel that has just become
         sequential have to be put again.
         """
-        old = self._nodes
-        self._nodes = {ROOT: _Node(channels.get(ROOT, Channel(name=ROOT)), None, configured=True)}
-        for name, channel in sorted(channels.items(), key=lambda item: item[0].count(".")):
-            node = self._node(name)
-            node.channel, node.configured = channel, True
-            if name in old:
-                node.throttled_until = old[name].throttled_until
-        for jobs in list(self._jobs.values()):
-            for job in list(jobs.values()):
-                del jobs[job.key]
+        if self._tree.configure(channels):
+            self._build_anew(channels)
+        for database in self._tree.databases.values():
+            for job in list(database.failed.values()):
+                if not self.is_sequential(job.channel):
+                    self._drop(database, job.id)
+
+    def _build_anew(self, channels: Mapping[str, Channel]) -> None:
+        """Who shares a channel among databases has lanes for each of them."""
+        old, self._tree = self._tree, Tree()
+        self._tree.paused = old.paused
+        self._tree.configure(channels)
+        for name, node in self._tree.nodes.items():
+            if name in old.nodes:
+                node.throttled_until = old.nodes[name].throttled_until
+        for batch in self._batches.values():
+            batch.has_slot = False
+        for database in old.databases.values():
+            for packed in database.waiting.values():
+                self.put(_unpacked(packed, *old.whose(packed), PENDING))
+            for job in (*database.running.values(), *database.failed.values()):
                 self.put(job)
+
+    def pause(self, channel: str) -> None:
+        """Start nothing in this channel and those below it until it is resumed, whatever is configured."""
+        self._pause(full_name(channel), paused=True)
+
+    def resume(self, channel: str) -> None:
+        """Take back `pause`, or a ``paused`` of the configuration."""
+        self._pause(full_name(channel), paused=False)
+
+    def follow_configuration(self, channel: str) -> None:
+        """Take back both `pause` and `resume`."""
+        self._pause(full_name(channel), paused=None)
+
+    def _pause(self, name: str, *, paused: bool | None) -> None:
+        if paused is None:
+            self._tree.paused.pop(name, None)
+        else:
+            self._tree.paused[name] = paused
+        node = self._tree.nodes.get(name)
+        if node is not None:
+            node.paused = node.channel.paused if paused is None else paused
+            node.room_changed()
 
     def put(self, job: Job) -> None:
         """The job's row, as it has just been read: new, changed or the same."""
-        jobs = self._jobs.setdefault(job.database, {})
+        if job.state == PENDING:
+            self._put_pending(job)
+            return
+        database = self._tree.database(job.database)
         channel = full_name(job.channel)
         if channel != job.channel:
             job = job._replace(channel=channel)
-        old = jobs.get(job.key)
-        if old == job:
-            return
-        if old is not None:
-            self._drop(old)
-        if job.state == PENDING:
-            self._queue(job)
-        elif job.state in _RUNNING:
-            for step in self._path(self._node(channel)):
-                step.running += 1
+        if job.state in _RUNNING:
+            known = database.running.get(job.id)
+            if known is None or known.channel != channel:
+                self._drop(database, job.id)
+                self._occupy(database, job)
+            database.running[job.id] = job
+            database.know(job.id, job.key)
         elif job.state == FAILED and self.is_sequential(channel):
-            self._node(channel).failed += 1
+            if database.failed.get(job.id) != job:
+                self._drop(database, job.id)
+                database.failed[job.id] = job
+                database.know(job.id, job.key)
+                lane = self._tree.lane(self._tree.node(channel), database)
+                lane.failed += 1
+                lane.touch()
         else:
-            jobs.pop(job.key, None)
-            return
-        jobs[job.key] = job
+            self._drop(database, job.id)
+            database.forget(job.id)
+
+    def _put_pending(self, job: Job) -> None:
+        tree = self._tree
+        id, channel, eta = job.id, job.channel, job.eta  # noqa: A001
+        database = tree.databases.get(job.database) or tree.database(job.database)
+        node = tree.nodes.get(channel) or tree.nodes.get(full_name(channel))
+        order = _order(job) | database.low
+        known = database.waiting.get(id)
+        if known is not None or id in database.running or id in database.failed:
+            if node is not None and known == order | node.low and database.etas.get(id, 0.0) == eta:
+                return
+            self._drop(database, id)
+            node = None  # it may have gone with its last job
+        if node is None:
+            node = tree.node(full_name(channel))
+        packed = database.waiting[id] = order | node.low
+        if job.key != id:
+            database.know(id, job.key)
+        lane = tree.lane(node, database) if node.by_database else node.lanes.get(None) or tree.lane(node, database)
+        if eta:
+            database.etas[id] = eta
+            heappush(lane.later, (eta, packed))
+        else:
+            heappush(lane.ready, packed)
+        lane.waiting += 1
+        for step in node.path:
+            step.waiting += 1
+        if not lane.dirty:
+            lane.touch()
 
     def remove(self, database: str, key: int | str) -> None:
         """The row is no longer there."""
-        job = self._jobs.get(database, {}).pop(key, None)
-        if job is not None:
-            self._drop(job)
+        known = self._tree.databases.get(database)
+        if known is not None:
+            id = _id(known, key)  # noqa: A001
+            self._drop(known, id)
+            known.forget(id)
 
     def remove_database(self, database: str) -> None:
         """Forget the jobs of a database, running ones too."""
-        for job in self._jobs.pop(database, {}).values():
-            self._drop(job)
+        known = self._tree.databases.get(database)
+        if known is not None:
+            for id in (*known.waiting, *known.running, *known.failed):  # noqa: A001
+                self._drop(known, id)
+            self._tree.remove_database(database)
 
     def get(self, database: str, key: int | str) -> Job | None:
         """The job as it is known."""
-        return self._jobs.get(database, {}).get(key)
+        known = self._tree.databases.get(database)
+        if known is None:
+            return None
+        id = _id(known, key)  # noqa: A001
+        packed = known.waiting.get(id)
+        if packed is not None:
+            return _unpacked(packed, *self._tree.whose(packed), PENDING)
+        return known.running.get(id) or known.failed.get(id)
 
-    def jobs(self, database: str) -> Iterable[Job]:
-        """What is known of a database's jobs."""
-        return self._jobs.get(database, {}).values()
+    def keys(self, database: str) -> Iterator[int | str]:
+        """The jobs of a database that are known: that wait, run, or hold others up."""
+        known = self._tree.databases.get(database)
+        if known is not None:
+            for id in itertools.chain(known.waiting, known.running, known.failed):  # noqa: A001
+                yield known.keys.get(id, id)
 
     def is_sequential(self, channel: str) -> bool:
         """Whether a failed job holds up the others of this channel."""
-        node = self._nodes.get(full_name(channel))
-        return node.channel.sequential if node else self._nearest(full_name(channel)).channel.sequential_default
+        name = full_name(channel)
+        node = self._tree.nodes.get(name)
+        return node.channel.sequential if node else self._tree.nearest(name).channel.sequential_default
 
     @property
     def has_sequential(self) -> bool:
         """Whether there is any channel in which failed jobs matter."""
-        return any(node.channel.sequential or node.channel.sequential_default for node in self._nodes.values())
+        channels = self.channels().values()
+        return any(channel.sequential or channel.sequential_default for channel in channels)
 
     def channels(self) -> dict[str, Channel]:
         """The channels there are: configured, made as a parent, made for a job."""
-        return {name: node.channel for name, node in self._nodes.items()}
+        return {name: node.channel for name, node in self._tree.nodes.items()}
 
     def figures(self) -> dict[str, Figures]:
         """What is going on in each channel."""
-        return {name: Figures(node.running, node.below, node.failed) for name, node in self._nodes.items()}
+        return {name: Figures(node.running, node.waiting, node.failed) for name, node in self._tree.nodes.items()}
 
     # -- what to do ----------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Job | None:
         """The next job to start now; it counts as running from here on. None: there is none, or no room."""
-        job = self._best(self._nodes[ROOT], now)
-        if job is None:
-            return None
-        node = self._nodes[job.channel]
-        heappop(node.ready)
-        node.own -= 1
-        for step in self._path(node):
-            step.below -= 1
-            step.running += 1
-            if step.channel.throttle:
-                step.throttled_until = now + step.channel.throttle
-        started = job._replace(state=ENQUEUED)
-        self._jobs[job.database][job.key] = started
-        return started
+        packed = self._tree.best(now)
+        return None if packed is None else self._start(packed, now, 1)[0]
+
+    def next_batch(self, now: float, most: int = MOST_BATCH) -> list[Job]:
+        """The next job to start now, with those that are to share its request: all of them take one slot.
+
+        These are the next jobs of the same channel, database and priority, as long as each of them asks for it
+        (`Job.batch`). Where each start counts by itself there are no batches: in sequential and throttled channels.
+        """
+        packed = self._tree.best(now)
+        return [] if packed is None else self._start(packed, now, most)
 
     def deadline(self, now: float) -> float | None:
         """When `next` may have something without anything having been put before; None: never."""
-        return self._deadline(self._nodes[ROOT], now)
+        return self._tree.deadline(now)
 
-    def _best(self, node: _Node, now: float) -> Job | None:
-        if not node.below or not node.has_slot() or node.throttled_until > now:
-            return None
-        self._let_due(node, now)
-        best = node.ready[0] if node.ready else None
-        for child in node.children.values():
-            candidate = self._best(child, now)
-            if candidate is not None and (best is None or candidate < best):
-                best = candidate
-        if best is not None and node.channel.sequential and self._is_held_up(node, best):
-            return None
-        return best
+    def _start(self, packed: int, now: float, most: int) -> list[Job]:
+        tree = self._tree
+        database, node = tree.whose(packed)
+        lane = tree.lane(node, database)
+        jobs = [self._take(lane, database, node)]
+        if packed & MOST_BATCH > 1 and most > 1 and not _each_counts(node):
+            self._fill(jobs, packed, min(most, packed & MOST_BATCH), lane)
+        lane.waiting -= len(jobs)
+        for step in node.path:
+            step.waiting -= len(jobs)
+            throttle = step.channel.throttle
+            if throttle:
+                step.throttled_until = now + throttle
+            self._enter(step, database, len(jobs))
+            if throttle:
+                step.room_changed()
+        lane.touch()
+        return jobs
 
-    def _deadline(self, node: _Node, now: float) -> float | None:
-        if not node.below or not node.has_slot():
-            return None
-        if node.throttled_until > now:
-            return node.throttled_until
-        self._let_due(node, now)
-        deadlines = [self._deadline(child, now) for child in node.children.values()]
-        if node.later:
-            deadlines.append(node.later[0][0])
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    def _fill(self, jobs: list[Job], first: int, size: int, lane: Lane) -> None:
+        """Add to the first job those that follow it and ask for it, too."""
+        tree = self._tree
+        database, node = tree.whose(first)
+        while len(jobs) < size and lane.ready:
+            packed = lane.ready[0]
+            if not tree.is_current(packed):
+                heappop(lane.ready)
+                continue
+            asks = packed & MOST_BATCH
+            if asks < 2 or packed >> PRIORITY_AT != first >> PRIORITY_AT or tree.whose(packed)[0] is not database:
+                break
+            size = min(size, asks)
+            jobs.append(self._take(lane, database, node))
+        if len(jobs) > 1:
+            batch = _Batch(len(jobs))
+            for job in jobs:
+                self._batches[job.database, job.id] = batch
 
-    def _is_held_up(self, node: _Node, best: Job) -> bool:
-        return bool(node.failed) or (bool(node.later) and node.later[0][1] < best)
+    def _take(self, lane: Lane, database: Database, node: Node) -> Job:
+        packed = heappop(lane.ready)
+        job = _unpacked(packed, database, node, ENQUEUED)
+        del database.waiting[job.id]
+        if database.etas:
+            database.etas.pop(job.id, None)
+        database.running[job.id] = job
+        return job
 
-    def _let_due(self, node: _Node, now: float) -> None:
-        """Leave at the heads of the queues what counts: jobs still wanted, and later ones that are not due yet."""
-        later, ready = node.later, node.ready
-        while later and (later[0][0] <= now or not self._is_current(later[0][1])):
-            job = heappop(later)[1]
-            if self._is_current(job):
-                heappush(ready, job)
-        while ready and not self._is_current(ready[0]):
-            heappop(ready)
+    # -- slots ---------------------------------------------------------------------------------------------
 
-    def _is_current(self, job: Job) -> bool:
-        return self._jobs.get(job.database, {}).get(job.key) is job
+    def _enter(self, step: Node, database: Database, jobs: int) -> None:
+        step.running += 1
+        if step.running == step.channel.capacity:
+            step.room_changed()
+        if step.shares:
+            step.shares[database.number].take(jobs)
 
-    # -- the tree ------------------------------------------------------------------------------------------
+    def _occupy(self, database: Database, job: Job) -> None:
+        """The job runs, without having been started from here."""
+        batch = self._batches.get((job.database, job.id))
+        if batch is not None:
+            if batch.has_slot:
+                return
+            batch.has_slot = True
+        node = self._tree.node(job.channel)
+        self._tree.lane(node, database)
+        for step in node.path:
+            self._enter(step, database, 1)
 
-    def _queue(self, job: Job) -> None:
-        node = self._node(job.channel)
-        if job.eta:
-            heappush(node.later, (job.eta, job))
-        else:
-            heappush(node.ready, job)
-        node.own += 1
-        for step in self._path(node):
-            step.below += 1
+    def _release(self, database: Database, job: Job) -> None:
+        batch = self._batches.pop((job.database, job.id), None) if self._batches else None
+        if batch is not None:
+            batch.left -= 1
+            if batch.left:
+                return
+        node = self._tree.nodes[job.channel]
+        for step in node.path:
+            if step.running == step.channel.capacity:
+                step.room_changed()
+            step.running -= 1
+            if step.shares:
+                step.shares[database.number].release()
+        self._tree.prune(node)
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, database: Database, id: int) -> None:  # noqa: A002
         """Take the job out of all counts; what is left of it in a heap is no longer current."""
-        node = self._nodes[job.channel]
-        if job.state == FAILED:
-            node.failed -= 1
-        elif job.state == PENDING:
-            node.own -= 1
-            for step in self._path(node):
-                step.below -= 1
-            if len(node.ready) + len(node.later) > 2 * node.own + 64:
-                self._compact(node, job)
+        packed = database.waiting.pop(id, None)
+        if packed is not None:
+            database.etas.pop(id, None)
+            node = self._tree.whose(packed)[1]
+            lane = self._tree.lane(node, database)
+            lane.waiting -= 1
+            for step in node.path:
+                step.waiting -= 1
+            lane.compact(self._tree.is_current)
+        elif id in database.running:
+            self._release(database, database.running.pop(id))
+            return
+        elif id in database.failed:
+            node = self._tree.nodes[database.failed.pop(id).channel]
+            lane = self._tree.lane(node, database)
+            lane.failed -= 1
         else:
-            for step in self._path(node):
-                step.running -= 1
-        self._prune(node)
+            return
+        lane.touch()
+        self._tree.prune(node)
 
-    def _compact(self, node: _Node, dropped: Job) -> None:
-        node.ready = [job for job in node.ready if job is not dropped and self._is_current(job)]
-        node.later = [item for item in node.later if item[1] is not dropped and self._is_current(item[1])]
-        heapify(node.ready)
-        heapify(node.later)
 
-    def _prune(self, node: _Node) -> None:
-        # Channels named after customers, say, must not stay for ever.
-        while not (node.configured or node.children or node.below or node.running or node.failed):
-            del self._nodes[node.channel.name]
-            assert node.parent is not None  # the root is configured
-            del node.parent.children[node.channel.name]
-            node = node.parent
+def _each_counts(node: Node) -> bool:
+    return any(step.channel.sequential or step.channel.throttle for step in node.path)
 
-    def _path(self, node: _Node | None) -> Iterable[_Node]:
-        while node is not None:
-            yield node
-            node = node.parent
 
-    def _node(self, name: str) -> _Node:
-        return self._nodes.get(name) or self._make(name)
+def _order(job: Job) -> int:
+    """Its place in the order, with its id and batch, and room for where it belongs."""
+    created = int(job.created * 1e6)
+    if not 0 <= created <= MOST_CREATED:
+        created = 0 if created < 0 else MOST_CREATED
+    return job.priority << PRIORITY_AT | created << CREATED_AT | job.id << ID_AT | min(job.batch, MOST_BATCH)
 
-    def _make(self, name: str) -> _Node:
-        """The node of that name, with those above it that are missing."""
-        node = self._nodes[ROOT]
-        for path in itertools.accumulate(name.split("."), "{}.{}".format):
-            if path not in self._nodes:
-                nearest = self._nearest(path).channel
-                capacity = nearest.capacity_default or (1 if nearest.sequential_default else None)
-                channel = Channel(name=path, capacity=capacity, sequential=nearest.sequential_default)
-                self._nodes[path] = node.children[path] = _Node(channel, node, configured=False)
-            node = self._nodes[path]
-        return node
 
-    def _nearest(self, name: str) -> _Node:
-        """The nearest configured channel above."""
-        while True:
-            name = name.rpartition(".")[0]
-            node = self._nodes.get(name)
-            if node is not None and (node.configured or node.parent is None):
-                return node
+def _id(database: Database, key: int | str) -> int:
+    found = database.ids.get(key) if database.ids else None
+    return found if found is not None else key if isinstance(key, int) else -1
+
+
+def _unpacked(packed: int, database: Database, node: Node, state: str) -> Job:
+    id = packed >> ID_AT & IDS  # noqa: A001
+    created = (packed >> CREATED_AT & MOST_CREATED) / 1e6
+    eta = database.etas.get(id, 0.0) if database.etas else 0.0
+    return Job(
+        packed >> PRIORITY_AT,
+        created,
+        id,
+        database.name,
+        database.keys.get(id, id),
+        eta,
+        node.name,
+        state,
+        packed & MOST_BATCH,
+    )

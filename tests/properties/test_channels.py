@@ -70,7 +70,7 @@ class Model:
         return found
 
     def start(self, row, now):
-        self.rows[row.database, row.key] = row._replace(state="enqueued")
+        self.rows[row.database, row.id] = row._replace(state="enqueued")
         for name in self.path(row.channel):
             if self.settings(name).throttle:
                 self.throttled[name] = now + self.settings(name).throttle
@@ -94,22 +94,25 @@ class Channels(RuleBasedStateMachine):
     )
     def row_is_read(self, key, database, priority, created, channel, delay, state):
         eta = 0.0 if delay is None else self.now + delay
-        row = Job(priority, float(created), key, database, key, eta, channel, state)
+        # No two rows are equal in the order: which of two databases is first then is of no importance.
+        id = 2 * key + (database == "two")  # noqa: A001
+        row = Job(priority, float(created), id, database, id if database == "one" else f"k{id}", eta, channel, state)
         self.scheduler.put(row)
-        self.model.rows[database, key] = row
+        self.model.rows[database, row.id] = row
 
     @rule(key=KEYS, database=st.sampled_from(["one", "two"]))
     def row_is_gone(self, key, database):
-        self.scheduler.remove(database, key)
-        self.model.rows.pop((database, key), None)
+        id = 2 * key + (database == "two")  # noqa: A001
+        self.scheduler.remove(database, id if database == "one" else f"k{id}")
+        self.model.rows.pop((database, id), None)
 
     @rule(key=KEYS, database=st.sampled_from(["one", "two"]), state=st.sampled_from(["pending", "done", "failed"]))
     def running_job_ends(self, key, database, state):
-        row = self.model.rows.get((database, key))
+        row = self.model.rows.get((database, 2 * key + (database == "two")))
         if row is not None and row.state in ("enqueued", "started"):
             row = row._replace(state=state)
             self.scheduler.put(row)
-            self.model.rows[database, key] = row
+            self.model.rows[database, row.id] = row
 
     @rule(database=st.sampled_from(["one", "two"]))
     def database_is_lost(self, database):
@@ -123,9 +126,9 @@ class Channels(RuleBasedStateMachine):
     @rule(channels=configurations())
     def channels_are_configured_again(self, channels):
         self.scheduler.configure(channels)
-        kept = {name: until for name, until in self.model.throttled.items() if name in channels or name == "root"}
         self.model.channels = {"root": Channel(name="root"), **channels}
-        self.model.throttled = {name: until for name, until in kept.items() if name in channels}
+        throttled = self.model.throttled.items()
+        self.model.throttled = {name: until for name, until in throttled if self.model.settings(name).throttle}
         # Failed jobs are only remembered where they matter: they are put again, as the runner does.
         for row in self.model.rows.values():
             if row.state == "failed":

@@ -54,8 +54,14 @@ def test_effective_settings(case):
 
 
 def job(key, *, db="db1", channel="root", seq=None, created=0, priority=10, eta=None, state="pending"):
+    id = number_of(key, seq)  # noqa: A001
+    return Job(priority, float(created), id, db, key, float(eta or 0), channel or "", state or "done")
+
+
+def number_of(key, seq=None):
+    """The case's keys as ids, in the order of their digits."""
     number = int(re.sub(r"\D", "", key)) if seq is None else seq
-    return Job(priority, float(created), number, db, key, float(eta or 0), channel or "", state or "done")
+    return 256 * number + ord(key[0])
 
 
 @pytest.mark.parametrize("case", cases("schedule"))
