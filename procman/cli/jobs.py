@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from procman.cli import database as databases
-from procman.cli import jobs_text
+from procman.cli import jobs_text, names
 from procman.cli.control_command import ControlCommand
 from procman.errors import ControlError
 
@@ -121,8 +121,8 @@ def list_(settings: Settings, /, database: str | None, limit: int, **which: Any)
     from procman.jobs import report
 
     wanted = report.Wanted(**which, limit=limit)
-    with databases.opened(settings.config, os.environ, database) as names:
-        found, problems = databases.ask_each(names, lambda name: report.listing(wanted, name))
+    with databases.opened(settings.config, os.environ, database) as there:
+        found, problems = databases.ask_each(there, lambda name: report.listing(wanted, name))
     rows = [{"database": name, **job} for name, jobs in found.items() for job in jobs]
     rows.sort(key=lambda job: str(job["date_created"]), reverse=True)
     settings.show({"jobs": rows, "problems": problems}, jobs_text.listing)
@@ -141,8 +141,8 @@ def show(settings: Settings, job: str, database: str | None) -> None:
 def _details(settings: Settings, prefix: str, database: str | None) -> dict[str, Any]:
     from procman.jobs import report
 
-    with databases.opened(settings.config, os.environ, database) as names:
-        name, uuid = _locate(names, prefix)
+    with databases.opened(settings.config, os.environ, database) as there:
+        name, uuid = _locate(there, prefix)
         answers, problems = databases.ask_each([name], lambda name: report.details(uuid, name))
     found = answers.get(name)
     if found is None:
@@ -150,17 +150,17 @@ def _details(settings: Settings, prefix: str, database: str | None) -> dict[str,
     return {"database": name, **found}
 
 
-def _locate(names: Sequence[str], prefix: str) -> tuple[str, str]:
+def _locate(there: Sequence[str], prefix: str) -> tuple[str, str]:
     """(database, uuid) of the only job whose uuid begins so. Raises ControlError."""
     from procman.jobs import report
 
-    answers, problems = databases.ask_each(names, lambda name: report.find(prefix, name))
+    answers, problems = databases.ask_each(there, lambda name: report.find(prefix, name))
     found = [(name, uuid) for name, uuids in answers.items() for uuid in uuids]
     if len(found) == 1 and not (problems and len(prefix.replace("-", "")) < 32):
         return found[0]
     complaints = "".join(f"\ndatabase {name} could not be asked: {text}" for name, text in problems.items())
     if not found:
-        where = f"database {names[0]}" if len(names) == 1 else "any of the databases " + ", ".join(names)
+        where = f"database {there[0]}" if len(there) == 1 else "any of the databases " + ", ".join(there)
         raise ControlError(f"there is no job {prefix} in {where}{complaints}")
     if len({uuid for _, uuid in found}) == 1 and len(found) > 1:
         where = ", ".join(name for name, _ in found)
@@ -277,9 +277,9 @@ def _steer(
         for uuid, state in report.states_of(others, name).items():
             left.append({"database": name, "uuid": uuid, "state": state, "reason": reasons.get(state, "it is in use")})
 
-    with databases.opened(settings.config, os.environ, database) as names:
-        chosen = [_locate(names, prefix) for prefix in jobs]
-        _, problems = databases.ask_each(names if everything else {name for name, _ in chosen}, move_in)
+    with databases.opened(settings.config, os.environ, database) as there:
+        chosen = [_locate(there, prefix) for prefix in jobs]
+        _, problems = databases.ask_each(there if everything else {name for name, _ in chosen}, move_in)
     settings.show({"jobs": moved, "left": left, "problems": problems}, jobs_text.moved)
     _complain(problems)
     if left:
@@ -301,6 +301,88 @@ def _check_choice(jobs: Sequence[str], everything: bool, filters: Mapping[str, A
         raise click.UsageError("say which jobs: their UUIDs, or --all")
     if jobs and (everything or any(value is not None for value in filters.values())):
         raise click.UsageError("either UUIDs, or --all with --channel, --function and --since")
+
+
+# -- channels ---------------------------------------------------------------------------------------------
+
+_channels = click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, type=names.CHANNELS)
+_anyway = click.option("--anyway", is_flag=True, help="Also a channel that nobody knows yet.")
+
+
+@jobs.command()
+@_channels
+@_anyway
+@_database
+@click.pass_obj
+def pause(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
+    """Start no more jobs of these channels and of those below them, until they are resumed; what runs goes on.
+
+    It is kept in the databases: it outlives restarts, and every job runner on every machine obeys it at once.
+    """
+    _say(settings, channels, database, paused=True, anyway=anyway)
+
+
+@jobs.command()
+@_channels
+@_anyway
+@_database
+@click.pass_obj
+def resume(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
+    """Go on with channels that are paused, by `pause` or by the configuration."""
+    _say(settings, channels, database, paused=False, anyway=anyway)
+
+
+def _say(settings: Settings, channels: Sequence[str], database: str | None, *, paused: bool, anyway: bool) -> None:
+    from procman import signaling
+    from procman.jobs import pausing
+    from procman.jobs.channels import full_name
+
+    meant = [full_name(channel) for channel in channels]
+    write = pausing.pause if paused else pausing.resume
+
+    def write_in(name: str) -> None:
+        with signaling.lend(name) as connection, connection.cursor() as cr:
+            for channel in meant:
+                write(cr, channel, _user())
+
+    with databases.opened(settings.config, os.environ, database) as found:
+        if not anyway:
+            _check_channels(meant, _known_channels(settings, found))
+        written, problems = databases.ask_each(found, write_in)
+    reply = {
+        "channels": [{"name": channel, "paused": paused} for channel in meant],
+        "databases": list(written),
+        "problems": problems,
+    }
+    word = "paused" if paused else "goes on"
+    settings.show(reply, lambda reply: "\n".join(f"{one['name']}: {word}" for one in reply["channels"]))
+    _complain(problems)
+
+
+def _known_channels(settings: Settings, found: Sequence[str]) -> set[str]:
+    """By the job runners of the daemon, if it answers, and by the rows."""
+    from procman import signaling
+    from procman.jobs import pausing, report
+
+    known = {name for name, _ in names.channels_of(names.figures(settings))}
+
+    def of_rows(name: str) -> None:
+        known.update(report.by_channel(name))
+        with signaling.lend(name) as connection, connection.cursor() as cr:
+            known.update(one["name"] for one in pausing.said(cr))
+
+    databases.ask_each(found, of_rows)
+    return known
+
+
+def _check_channels(meant: Sequence[str], known: set[str]) -> None:
+    from procman.control.protocol import did_you_mean
+
+    for channel in meant:
+        if channel not in known | {"root"}:
+            listed = ", ".join(sorted(known | {"root"})[:20])
+            hint = did_you_mean(channel, sorted(known)) or f"; there are {listed}"
+            raise ControlError(f"nobody knows a channel {channel!r}{hint} (--anyway for one that is to come)")
 
 
 def _user() -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 BUDGET = 0.2  # seconds
+SOON = 1.0  # for who has said which command, and waits for more than a name
 
 
 class Name(click.ParamType[str]):
@@ -67,7 +68,23 @@ def _operations(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield one["operation"], one["state"]
 
 
+def figures(settings: Settings) -> Mapping[str, Any]:
+    """What the daemon's pools say, when it answers soon."""
+    try:
+        return settings.ask_quickly("stats", SOON)
+    except ProcmanError:
+        return {"pools": {}}
+
+
+def channels_of(reply: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The channels that job runners know, and what is going on there."""
+    for pool in reply["pools"].values():
+        for name, channel in ((pool.get("jobs") or {}).get("channels") or {}).items():
+            yield name, f"{channel['running']} running, {channel['waiting']} waiting"
+
+
 POOLS = Name("stats", _pools)
 WORKERS = Name("stats", _workers)
 TARGETS = Name("stats", _targets)
 OPERATIONS = Name("operations", _operations)
+CHANNELS = Name("stats", channels_of)

@@ -201,3 +201,23 @@ def test_which_jobs_must_be_said(ctl, command):
     assert "say which jobs" in ctl(command, "--channel", "root", code=2)
     assert "either UUIDs, or --all" in ctl(command, "1f", "--all", code=2)
     assert "either UUIDs, or --all" in ctl(command, "1f", "--channel", "root", code=2)
+
+
+def test_channels_are_paused_and_resumed(ctl, truth):
+    functions.configured.delay("b")
+    assert ctl("pause", "mail", "root") == "root.mail: paused\nroot: paused\n"
+    rows = truth("SELECT name, paused, by <> '' AS by FROM procman.job_channel ORDER BY name")
+    assert rows == [{"name": "root", "paused": True, "by": True}, {"name": "root.mail", "paused": True, "by": True}]
+    since = truth("SELECT since FROM procman.job_channel WHERE name = 'root'")
+    ctl("pause", "root")
+    assert truth("SELECT since FROM procman.job_channel WHERE name = 'root'") == since
+    assert ctl("resume", "root.mail", "--json")["channels"] == [{"name": "root.mail", "paused": False}]
+    assert truth("SELECT name FROM procman.job_channel WHERE paused") == [{"name": "root"}]
+
+
+def test_a_channel_that_nobody_knows_is_a_slip(ctl, truth):
+    functions.configured.delay("b")
+    assert "nobody knows a channel 'root.mial', did you mean 'root.mail'?" in ctl("pause", "root.mial", code=1)
+    assert truth("SELECT FROM procman.job_channel") == []
+    assert ctl("pause", "--anyway", "mial") == "root.mial: paused\n"
+    assert ctl("resume", "root.mial") == "root.mial: goes on\n"
