@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from procman.version import __version__
 
 if TYPE_CHECKING:
-    from procman import bus, rpc
+    from procman import bus, jobs, rpc
     from procman.crontab import cron
-    from procman.jobs import job
+    from procman.jobs import RetryJob, chain, group, job, progress
     from procman.observe.whom import set_user
     from procman.rpc import expose
     from procman.signaling import (
@@ -30,14 +30,19 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "RetryJob",
     "__version__",
     "bus",
     "cached",
+    "chain",
     "cron",
     "cursor",
     "expose",
+    "group",
     "invalidate",
     "job",
+    "jobs",
+    "progress",
     "registry",
     "registry_loader",
     "reload_registry",
@@ -49,12 +54,16 @@ __all__ = [
 ]
 
 _HOME = {
+    "RetryJob": "procman.jobs",
     "cached": "procman.signaling",
+    "chain": "procman.jobs",
     "cron": "procman.crontab",
     "cursor": "procman.signaling",
     "expose": "procman.rpc",
+    "group": "procman.jobs",
     "invalidate": "procman.signaling",
     "job": "procman.jobs",
+    "progress": "procman.jobs",
     "registry": "procman.signaling",
     "registry_loader": "procman.signaling",
     "reload_registry": "procman.signaling",
@@ -64,7 +73,7 @@ _HOME = {
     "transaction": "procman.signaling",
 }
 
-_PACKAGES = ("bus", "rpc")
+_PACKAGES = ("bus", "jobs", "rpc")
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that there is every name

@@ -5,8 +5,33 @@ A job is enqueued in the transaction of the unit that asks for it, and its own w
 should bear being done again.
 """
 
-from procman.jobs.function import Delayed, JobFunction, job
+from procman.jobs.enqueue import Overtaken
+from procman.jobs.function import Delayed, JobFunction, exact, job
+from procman.jobs.graph import Enqueued, Graph, Prepared, chain, group
+from procman.jobs.record import JobRecord, NotDone, get
 from procman.jobs.report import counts
-from procman.jobs.retry import FailedJobError, RetryableJobError
+from procman.jobs.retry import FailedJobError, RetryableJobError, RetryJob
+from procman.jobs.running import Current, current, progress
 
-__all__ = ["Delayed", "FailedJobError", "JobFunction", "RetryableJobError", "counts", "job"]
+__all__ = [
+    "Current",
+    "Delayed",
+    "Enqueued",
+    "FailedJobError",
+    "Graph",
+    "JobFunction",
+    "JobRecord",
+    "NotDone",
+    "Overtaken",
+    "Prepared",
+    "RetryJob",
+    "RetryableJobError",
+    "chain",
+    "counts",
+    "current",
+    "exact",
+    "get",
+    "group",
+    "job",
+    "progress",
+]

@@ -22,9 +22,10 @@ import psycopg2
 
 from procman import signaling
 from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, NoDatabase, UnitAborted
-from procman.jobs import states
+from procman.jobs import states, values
 from procman.jobs.function import find
-from procman.jobs.retry import FailedJobError, RetryableJobError, wait_before
+from procman.jobs.retry import FailedJobError, RetryJob, wait_before
+from procman.jobs.running import Current, Superseded, working_on
 from procman.jobs.states import Attempt, Failure
 from procman.observe import whom
 
@@ -51,13 +52,10 @@ class Outcome(NamedTuple):
     failed: bool
 
 
-class _Superseded(Exception):
-    """The row is no longer in this try."""
-
-
-def run(database: str, uuid: str, *, worker: str = "") -> Outcome:
+def run(database: str, uuid: str, *, worker: str = "", bound: Callable[[float], None] | None = None) -> Outcome:
     """Run the job if it is enqueued; a job in any other state is left alone.
 
+    ``bound`` is told how many seconds it may take, if it says so itself: somebody else has to see to that.
     Raises DatabaseUnavailable when the server is away; then the runner finds the job and offers it again.
     """
     try:
@@ -74,6 +72,8 @@ def run(database: str, uuid: str, *, worker: str = "") -> Outcome:
         log.info("Job %s is not enqueued (any more)", uuid)
         return Outcome(200, failed=False)
     whom.rename(f"job {attempt.function} {uuid}")
+    if attempt.timeout is not None and bound is not None:
+        bound(attempt.timeout)
     return _Try(database, attempt).run()
 
 
@@ -87,15 +87,15 @@ class _Try:
         name = f"Job {self._attempt.uuid} {self._attempt.function}"
         try:
             self._work()
-        except _Superseded:
-            log.warning("%s was taken for dead; what it did is undone", name)
+        except Superseded:
+            log.warning("%s was cancelled, or taken for dead; what it did is undone", name)
             return Outcome(200, failed=False)
         except UnitAborted as aborted:
             log.warning("%s was ended: %s", name, aborted.reason)
             signaling.roll_back_leftover()
             self._fail(aborted)
             return Outcome(503, failed=True)
-        except (RetryableJobError, DatabaseUnavailable) as error:
+        except (RetryJob, DatabaseUnavailable) as error:
             return self._try_again(name, error)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # The application's boundary: whatever it raises is the end of this one job.
@@ -114,7 +114,7 @@ class _Try:
                 if _sqlstate(error) not in _IN_THE_WAY:
                     raise
                 if pause is None:
-                    raise RetryableJobError(str(error).strip(), seconds=_IN_A_MOMENT) from error
+                    raise RetryJob(str(error).strip(), seconds=_IN_A_MOMENT) from error
                 log.info("Job %s lost against another transaction: %s", self._attempt.uuid, str(error).strip())
             else:
                 return
@@ -124,20 +124,21 @@ class _Try:
         with signaling.unit(self._database) as unit:
             with unit.cursor() as cr:
                 if not states.hold(cr, self._attempt):
-                    raise _Superseded
-            result = find(self._attempt.function)(*self._attempt.args, **self._attempt.kwargs)
+                    raise Superseded
+            with working_on(Current(self._database, self._attempt)):
+                result = call(self._attempt)
             if unit.ended:
                 raise RuntimeError("the job ended the transaction that its `done` belongs to")
             with unit.cursor() as cr:
                 seconds = monotonic() - self._began
-                if not states.finish(cr, self._attempt, seconds=seconds, result=_stored(result)):
-                    raise _Superseded
+                if not states.finish(cr, self._attempt, seconds=seconds, result=stored(result)):
+                    raise Superseded
 
-    def _try_again(self, name: str, error: RetryableJobError | DatabaseUnavailable) -> Outcome:
+    def _try_again(self, name: str, error: RetryJob | DatabaseUnavailable) -> Outcome:
         attempt = self._attempt
         wait: float | None = _IN_A_MOMENT
         counted = True
-        if isinstance(error, RetryableJobError):
+        if isinstance(error, RetryJob):
             wait, counted = error.seconds, not error.ignore_retry
         if counted and 0 < attempt.max_retries <= attempt.retry:
             last = FailedJobError(f"Max. retries ({attempt.max_retries}) reached: {error}")
@@ -148,7 +149,7 @@ class _Try:
         if wait is None:
             wait = wait_before(attempt.retry_pattern, attempt.retry, random.uniform)
         failure = describe(error)
-        outcome = "retry" if isinstance(error, RetryableJobError) else "dead"
+        outcome = "retry" if isinstance(error, RetryJob) else "dead"
         self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted, outcome=outcome))
         log.info("%s is tried again in %.0f s: %s", name, wait, error)
         return Outcome(200, failed=False)
@@ -173,6 +174,12 @@ class _Try:
                 log.warning("Job %s has left this try meanwhile", self._attempt.uuid)
 
 
+def call(attempt: Attempt) -> Any:
+    """What the function returns. Raises LookupError for one that is none, or for arguments that can't be read."""
+    function = find(attempt.function)
+    return function(*values.decode(attempt.args), **values.decode(attempt.kwargs))
+
+
 def describe(error: BaseException) -> Failure:
     """The exception as the row keeps it, with its traceback, within limits."""
     kind = type(error)
@@ -185,18 +192,15 @@ def describe(error: BaseException) -> Failure:
     )
 
 
-def _stored(result: Any) -> str | None:
-    """The result as JSON; what JSON can't say, or is very long, is kept as the beginning of its ascii()."""
+def stored(result: Any) -> str | None:
+    """The result as JSON; what can't be kept so, or is very long, is kept as the beginning of its ascii()."""
     if result is None:
         return None
     try:
-        text = json.dumps(result, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError):
+        text = values.encode(result, "result")
+    except (TypeError, ValueError):
         text = ""
-    if text and len(text) <= _MOST_RESULT and "\\u0000" not in text:
-        return text
-    return json.dumps(ascii(result)[:_MOST_MESSAGE])
+    return text if 0 < len(text) <= _MOST_RESULT else json.dumps(ascii(result)[:_MOST_MESSAGE])
 
 
 def _sqlstate(error: Exception) -> str | None:

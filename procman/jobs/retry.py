@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_WAIT = 600.0
 
 
-class RetryableJobError(ProcmanError):
+class RetryJob(ProcmanError):
     """Raised by a job that wants to be tried again, ``seconds`` from now (default: by its retry pattern).
 
     With ``ignore_retry`` this try does not count. Any other exception fails the job at once.
@@ -25,6 +25,10 @@ class RetryableJobError(ProcmanError):
         super().__init__(message)
         self.seconds = seconds
         self.ignore_retry = ignore_retry
+
+
+# As those know it who come from OCA's queue_job.
+RetryableJobError = RetryJob
 
 
 class FailedJobError(ProcmanError):

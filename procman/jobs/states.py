@@ -19,7 +19,7 @@ _HOST = socket.gethostname()
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a job; ``retry`` counts it."""
+    """One try of a job; ``retry`` counts it if it counts, ``number`` in any case. ``args`` and ``kwargs`` as stored."""
 
     id: int
     uuid: str
@@ -30,6 +30,8 @@ class Attempt:
     max_retries: int
     retry_pattern: dict[str, Any] | None
     date_started: datetime
+    number: int
+    timeout: float | None
 
 
 class Failure(NamedTuple):
@@ -85,7 +87,7 @@ UPDATE procman.job SET state = 'started', date_started = clock_timestamp(), retr
     attempt = attempt + 1, worker = %s, worker_host = %s, worker_pid = %s,
     exc_name = NULL, exc_message = NULL, exc_info = NULL
 WHERE uuid = %s AND state = 'enqueued'
-RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started
+RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started, attempt, timeout
 """
 
 _MINE = "id = %(id)s AND state = 'started' AND date_started = %(date_started)s"
@@ -130,6 +132,14 @@ moved AS (
     RETURNING job.id, job.state, job.identity_key
 ), {_HEIRS}
 {_KEEP} %(outcome)s, %(reason)s, %(name)s, %(message)s, %(info)s FROM was
+"""
+
+# Beside the transaction of the job, which has locked the row, but not against being looked at and referred to.
+_PROGRESS = f"""
+INSERT INTO procman.job_progress AS noted (job_id, number, done, total, note)
+SELECT id, attempt, %(done)s, %(total)s, %(note)s FROM procman.job WHERE {_MINE}
+ON CONFLICT (job_id) DO UPDATE SET number = excluded.number, done = excluded.done, total = excluded.total,
+    note = excluded.note, at = excluded.at
 """
 
 # Whoever has held the lease, and was stopped for longer than that lasts, starts nothing when he goes on.
@@ -220,6 +230,12 @@ def postpone(
     """
     values = {**_names(attempt), **_storable(cr, failure), "wait": wait, "uncounted": 0 if counted else 1}
     cr.execute(_POSTPONE, {**values, "outcome": outcome, "reason": None})
+    return bool(cr.rowcount)
+
+
+def note_progress(cr: Any, attempt: Attempt, done: float, total: float | None, note: str) -> bool:
+    """How far it is, from another connection than that of its transaction; false if the try is over."""
+    cr.execute(_PROGRESS, {**_names(attempt), "done": done, "total": total, "note": note})
     return bool(cr.rowcount)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from typing import Any
 
 import psycopg2
 
 import procman
-from procman import jobs, signaling
+from procman import signaling
 from procman.errors import UnitAborted
 
 SCHEMA = """
@@ -36,6 +37,26 @@ def configured(value: str) -> None:
     leave(value)
 
 
+@procman.job(description="{value} of {size}", timeout=timedelta(minutes=1.5), batch=20)
+def described(value: str, size: int = 1) -> None:
+    leave(value)
+
+
+@procman.job(description="{nobody}")
+def misdescribed() -> None:
+    pass
+
+
+@procman.job(identity_key="value {value}")
+def once_per_value(value: str, size: int = 1) -> None:
+    leave(value)
+
+
+@procman.job(identity_key=lambda value: {"free": None, "seven": 7}.get(value, f"value {value}"))
+def once_per_value_too(value: str) -> None:
+    leave(value)
+
+
 @procman.job
 def give_back(value: Any) -> Any:
     return value
@@ -55,7 +76,7 @@ def fail(value: str) -> None:
 @procman.job(retries=2)
 def again(seconds: float | None = None, ignore_retry: bool = False) -> None:
     leave("again")
-    raise jobs.RetryableJobError("not yet", seconds=seconds, ignore_retry=ignore_retry)
+    raise procman.RetryJob("not yet", seconds=seconds, ignore_retry=ignore_retry)
 
 
 @procman.job

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -53,6 +53,21 @@ def test_eta(truth, eta):
     assert abs((row["eta"] - row["date_created"]).total_seconds() - 3600) < 60
 
 
+def test_at_a_time(truth):
+    at = datetime(2030, 1, 2, 3, 4, tzinfo=ZoneInfo("Europe/Brussels"))
+    assert truth.job(functions.note.at(at).delay())["eta"] == at
+    assert truth.job(functions.note.options(channel="mail").at(at).delay())["channel"] == "root.mail"
+
+
+def test_what_is_said_of_a_job_is_in_its_row(truth):
+    row = truth.job(functions.described.delay("a", size=3))
+    assert (row["description"], row["timeout"], row["batch"]) == ("a of 3", 90.0, 20)
+    row = truth.job(functions.described.options(description="{so}", timeout=1.5, batch=2).delay("a"))
+    assert (row["description"], row["timeout"], row["batch"]) == ("{so}", 1.5, 2)
+    row = truth.job(functions.note.delay())
+    assert (row["description"], row["timeout"], row["batch"], row["graph"]) == (None, None, None, None)
+
+
 def test_called_directly_it_is_a_function(truth, database):
     assert functions.note("direct") == "noted direct"
     assert functions.note.__name__ == "note"
@@ -72,9 +87,14 @@ def test_many_in_few_statements(truth, database):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (Decimal(1), TypeError, "decimal.Decimal can't be said in JSON"),
         ({1: 2}, TypeError, "the key 1 is not a str"),
-        ([{"a": (b"x",)}], TypeError, "builtins.bytes can't be said in JSON"),
+        (
+            1j,
+            TypeError,
+            "builtins.complex can't be kept with a job; it takes None, bool, int, float, str, bytes, Decimal",
+        ),
+        ([{"a": ({"x"},)}], TypeError, "builtins.set can't be kept with a job"),
+        (time(12, tzinfo=ZoneInfo("Europe/Brussels")), ValueError, "a time of day in Europe/Brussels has no offset"),
         (float("nan"), ValueError, "nan can't be stored"),
         ("a\0b", ValueError, "a text with NUL"),
         ({"\ud800": 1}, ValueError, "half a surrogate pair"),
@@ -109,6 +129,14 @@ def test_options_that_can_not_be_meant():
         procman.job(retry_pattern={0: 1})
     with pytest.raises(ValueError, match="identity_key"):
         functions.note.options(identity_key="")
+    with pytest.raises(ValueError, match="timeout: expected seconds, or a timedelta, greater than 0, got 0"):
+        functions.note.options(timeout=0)
+    with pytest.raises(ValueError, match="batch: expected a whole number, got 0"):
+        functions.note.options(batch=0)
+    with pytest.raises(ValueError, match="description: expected a text"):
+        procman.job(description=5)
+    with pytest.raises(TypeError, match="chanel: no option of a job; there are after, batch, channel, "):
+        procman.job(chanel="root")
     with pytest.raises(TypeError, match="importable"):
         procman.job(lambda: None)
     with pytest.raises(TypeError, match=r'takes a function or keywords, @procman.job\(channel="…"\), got .root.mail.'):
@@ -179,3 +207,41 @@ def test_many_at_once_make_one(truth, database):
     assert errors == []
     assert len(set(made)) == 10
     assert truth.states() == {"pending": 10}
+
+
+# -- keys made of the arguments ----------------------------------------------------------------------------
+
+
+def test_a_key_filled_in_with_the_arguments(truth):
+    first = functions.once_per_value.delay("a")
+    assert functions.once_per_value.delay(value="a", size=5) == first
+    assert functions.once_per_value.delay("b") != first
+    # A function that has the same text for a key is another function.
+    assert functions.once_per_value_too.delay("a") != first
+    assert truth.job(first)["identity_key"] == "tests.support.jobs:once_per_value value a"
+
+
+def test_a_key_that_the_function_of_the_arguments_does_not_want(truth):
+    assert functions.once_per_value_too.delay("free") != functions.once_per_value_too.delay("free")
+    with pytest.raises(TypeError, match=r"once_per_value_too\(\): identity_key: expected a text or None, got 7"):
+        functions.once_per_value_too.delay("seven")
+
+
+def test_the_exact_arguments(truth):
+    first = functions.note.options(identity_key=jobs.exact).delay("a")
+    assert functions.note.options(identity_key=jobs.exact).delay("a") == first
+    assert functions.note.options(identity_key=jobs.exact).delay("b") != first
+    assert functions.fail.options(identity_key=jobs.exact).delay("a") != first
+
+
+def test_many_with_keys_of_their_own(truth, database):
+    uuids = functions.once_per_value.delay_many([("a",), ("b",), ("a",)])
+    assert uuids[0] == uuids[2] != uuids[1]
+    with pytest.raises(ValueError, match="several jobs can't have one identity_key"):
+        functions.note.options(identity_key="k").delay_many([("a",)])
+
+
+def test_a_template_that_does_not_fit(truth):
+    with pytest.raises(ValueError, match=r"misdescribed\(\): description: '\{nobody\}' can't be filled in"):
+        functions.misdescribed.delay()
+    assert truth.states() == {}

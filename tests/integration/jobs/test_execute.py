@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from uuid import uuid4
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from procman import signaling
+from procman import jobs, signaling
 from procman.errors import DatabaseUnavailable
 from procman.jobs import execute
 from procman.jobs.execute import Outcome
@@ -37,11 +40,35 @@ def test_done(run, truth):
     assert truth.effects() == ["a"]
 
 
-@pytest.mark.parametrize("value", [None, 0, "", "ü\U0001f600", [1, [2.5, None]], {"a": {"b": True}}])
-def test_values_arrive_as_they_were_sent(run, truth, value):
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, 0, "", "ü\U0001f600", [1, [2.5, None]], {"a": {"b": True}}),
+        *(1e300, 1.0, 2**80, Decimal("1.50"), b"\0\xff", {"_type": "x"}),
+        *(date(2026, 1, 2), datetime(2026, 1, 2, 3, tzinfo=UTC), timedelta(days=-1, microseconds=1)),
+        [
+            UUID("9f2c5f6e-6a5f-4f0e-9d5e-0c3f3a1b2c3d"),
+            datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Brussels")),
+        ],
+    ],
+)
+def test_values_arrive_as_they_were_sent(run, value):
     uuid = functions.give_back.delay(value)
     run(uuid)
-    assert truth.job(uuid)["result"] == value
+    result = jobs.get(uuid).result
+    assert (result, type(result)) == (value, type(value))
+    assert jobs.get(uuid).args == [value]
+
+
+def test_the_result_of_what_has_none(run):
+    uuid = functions.fail.delay("a")
+    with pytest.raises(jobs.NotDone, match=r"is pending$"):
+        _ = jobs.get(uuid).result
+    run(uuid)
+    with pytest.raises(jobs.NotDone, match=r"is failed: builtins\.ValueError: no"):
+        _ = jobs.get(uuid).result
+    with pytest.raises(LookupError, match="there is no job"):
+        jobs.get(str(uuid4()))
 
 
 def test_a_result_that_is_no_json_is_kept_as_text(run, truth):
@@ -106,7 +133,7 @@ def test_another_try(run, truth):
     assert run(uuid) == Outcome(200, failed=False)
     row = truth.job(uuid)
     assert (row["state"], row["retry"], row["worker"]) == ("pending", 1, None)
-    assert (row["exc_name"], row["exc_message"]) == ("procman.jobs.retry.RetryableJobError", "not yet")
+    assert (row["exc_name"], row["exc_message"]) == ("procman.jobs.retry.RetryJob", "not yet")
     (wait,) = truth("SELECT extract(epoch FROM eta - clock_timestamp())::float AS s FROM procman.job")
     assert 590 < wait["s"] <= 600
     assert truth.effects() == []
@@ -120,7 +147,7 @@ def test_no_more_tries(run, truth):
     assert (row["state"], row["retry"]) == ("failed", 2)
     assert row["exc_name"] == "procman.jobs.retry.FailedJobError"
     assert row["exc_message"] == "Max. retries (2) reached: not yet"
-    assert "RetryableJobError: not yet" in row["exc_info"]
+    assert "RetryJob: not yet" in row["exc_info"]
 
 
 def test_a_try_that_does_not_count(run, truth):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from procman.jobs import execute, feed, function, states, tables
+from procman.jobs import enqueue, execute, feed, states, tables
 from procman.jobs.leadership import Lease
 from tests.support import jobs as functions
 
@@ -21,7 +21,7 @@ STATEMENTS = {
     "failed ones that hold up others": (tables._FAILED_CHANNELS, (), "job_failed"),
     "offering": (states._OFFER, ([1, 2, 3], "token"), "job_pkey"),
     "beginning": (states._START, ("http.1", "host", 1, "00000000-0000-4000-8000-000000000001"), "job_uuid_key"),
-    "an equal job": (function._TWIN, ("k7",), "job_identity"),
+    "an equal job": (enqueue._TWIN, ("k7",), "job_identity"),
 }
 
 

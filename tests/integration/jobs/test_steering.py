@@ -170,7 +170,7 @@ def test_every_try_is_kept(run, history, truth):
     first, second = history(uuid)
     assert (first["outcome"], first["exc_name"], first["worker"]) == (
         "retry",
-        "procman.jobs.retry.RetryableJobError",
+        "procman.jobs.retry.RetryJob",
         "http.1",
     )
     assert (second["outcome"], second["exc_message"]) == ("failed", "Max. retries (2) reached: not yet")
