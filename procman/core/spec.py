@@ -181,6 +181,8 @@ class HttpWork:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CronWork:
     modules: tuple[str, ...]
+    history_runs: int = 100  # of each entry, the last ones that succeeded
+    history_age: float = 30 * 86400.0  # seconds for which all others are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

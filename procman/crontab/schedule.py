@@ -1,7 +1,6 @@
 """When an entry is due: pure arithmetic on moments that are given, all of them in UTC.
 
-Both kinds of schedule keep their phase and skip what was missed: however late a run is, the next one is at the
-first regular time that lies ahead.
+Both kinds of schedule keep their phase: the next time after a moment is the first regular one that lies ahead of it.
 
 A schedule has a text, by which the database remembers it and from which `read` makes the same schedule again.
 So a worker can compute the next time of an entry whose schedule another release has changed.
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 SHORTEST = 0.01  # seconds
 
+NEVER = "@never"
 _EVERY = "@every "
 _ZONE = "CRON_TZ="
 
@@ -89,7 +89,23 @@ class Expression:
         raise ValueError(f"cron expression {self.fields!r} names no time within fifty years")
 
 
-Schedule = Every | Expression
+@dataclass(frozen=True)
+class Never:
+    """Not by itself: only when it is triggered."""
+
+    @property
+    def text(self) -> str:
+        """``@never``."""
+        return NEVER
+
+    def first(self, now: datetime, last: datetime | None = None) -> None:
+        """There is none."""
+
+    def after(self, planned: datetime, now: datetime) -> None:
+        """There is none."""
+
+
+Schedule = Every | Expression | Never
 
 
 _FIELDS = "five fields: minute, hour, day of month, month, day of week"
@@ -120,6 +136,8 @@ def expression(fields: str, zone: str = "UTC") -> Expression:
 
 def read(text: str) -> Schedule:
     """The schedule of that text; raises ValueError when there is none."""
+    if text == NEVER:
+        return Never()
     if text.startswith(_EVERY):
         return every(text.removeprefix(_EVERY))
     zone, _, fields = text.partition(" ")

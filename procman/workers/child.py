@@ -33,6 +33,7 @@ from procman.core.lifecycle import (
     Bounded,
     CacheFigures,
     Caches,
+    Deactivated,
     Dumped,
     Evidence,
     Failed,
@@ -314,6 +315,10 @@ class Child:
         if seconds < self._least_bound:
             self._least_bound = seconds
             self._tell(Bounded(seconds=seconds))
+
+    def deactivated(self, entry: str, database: str, text: str) -> None:
+        """Have everybody told that a cron entry is not run any more."""
+        self._tell(Deactivated(entry=entry, database=database, text=cut(text)))
 
     def end_unit(self, *, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may have this worker replaced."""

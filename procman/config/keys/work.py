@@ -5,7 +5,7 @@ from __future__ import annotations
 from procman.config.addresses import HttpUrl, ListenAddress
 from procman.config.commands import Ready, Sockets
 from procman.config.keys.key import Computed, key
-from procman.config.values import Duration, ListOf, OrNone, Text
+from procman.config.values import Duration, Integer, ListOf, OrNone, Text
 from procman.config.words import Application, Channels, Command, DatabaseResolver, Module, Umask
 from procman.core.spec import CronWork, ExecWork, HttpWork, JobrunnerWork, Kind, LongpollingWork, Work
 
@@ -48,6 +48,20 @@ WORK_KEYS = (
         "Modules to import: their `@procman.cron` functions run.",
         of=CronWork,
         field="modules",
+        kinds={Kind.CRON},
+    ),
+    key(
+        "history_runs",
+        Integer(1),
+        "So many runs of each entry are remembered, of those that succeeded.",
+        of=CronWork,
+        kinds={Kind.CRON},
+    ),
+    key(
+        "history_age",
+        Duration(),
+        "For so long runs are remembered that failed, were killed or were skipped.",
+        of=CronWork,
         kinds={Kind.CRON},
     ),
     key("bind", ListOf(ListenAddress()), "Where to listen.", of=HttpWork, field="binds", kinds=_WITH_WEB_APP),

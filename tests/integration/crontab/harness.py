@@ -172,8 +172,9 @@ class Pool:
         return found
 
     def entry(self, name: str) -> dict[str, Any]:
-        """Its row in the schedule."""
-        (row,) = self.ask("SELECT to_jsonb(cron) FROM procman.cron WHERE name = %s", name)
+        """Its row in the schedule, but for who has declared it last."""
+        query = "SELECT to_jsonb(cron) - 'declared_at' - 'declared_by' FROM procman.cron WHERE name = %s"
+        (row,) = self.ask(query, name)
         return dict(row)
 
     def logs(self) -> str:

@@ -30,12 +30,12 @@ def test_a_decorated_function_stays_what_it_is(cron):
     (entry,) = cron.entries.values()
     assert entry.function is work
     assert entry.name == f"{__name__}:work"
-    assert entry.schedule.text == "@every 10s"
+    assert entry.terms.schedule.text == "@every 10s"
 
 
 def test_expression_zone_and_name(cron):
     cron("*/5 * * * *", tz="Europe/Brussels", name="five")(work)
-    assert {name: entry.schedule.text for name, entry in cron.entries.items()} == {
+    assert {name: entry.terms.schedule.text for name, entry in cron.entries.items()} == {
         "five": "CRON_TZ=Europe/Brussels */5 * * * *"
     }
 
@@ -108,4 +108,4 @@ def test_two_functions_of_one_name(cron):
 def test_a_module_that_is_imported_anew_replaces_its_entries(cron):
     cron(every="10s")(work)
     cron(every="20s")(work)
-    assert [entry.schedule.text for entry in cron.entries.values()] == ["@every 20s"]
+    assert [entry.terms.schedule.text for entry in cron.entries.values()] == ["@every 20s"]
