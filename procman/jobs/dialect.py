@@ -28,7 +28,10 @@ class Span(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A job's row as it was read; ``wait`` is how long until its eta. The worker is that of its last try."""
+    """A job's row as it was read; ``wait`` is how long until its eta. The worker is that of its last try.
+
+    ``awaited``: others wait for it to be done, as far as the reading has looked for that.
+    """
 
     key: Key
     id: int
@@ -41,6 +44,7 @@ class Row(NamedTuple):
     date_started: datetime | None
     worker_host: str | None
     worker_pid: int | None
+    awaited: bool = False
 
     def job(self, database: str, now: float) -> Job:
         """As the scheduler wants it. Its clock is ours, and the difference is what PostgreSQL says."""
@@ -105,6 +109,13 @@ class Dialect(Protocol):
 
     def abandoned(self, cr: Any, keys: Sequence[Key]) -> dict[Key, datetime]:
         """Which of these jobs are started and worked on by nobody; with the tries that they are in."""
+
+    def release(self, cr: Any, over: Sequence[Key] | None) -> list[Key]:
+        """Let those go that waited for these jobs and wait for nothing any more; None: for any jobs. Which ones.
+
+        Where workers do so themselves there is nothing to do.
+        """
+        return []
 
     def offer(self, cr: Any, keys: Sequence[Key]) -> list[Offered]:
         """pending → enqueued, for those that are pending and due, as long as this process leads."""

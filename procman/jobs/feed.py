@@ -175,6 +175,7 @@ class Feed:
         with self._asking.cursor() as cr:
             begin = _ALL.first if self._sweep is None else self._sweep
             if begin == _ALL.first:
+                self.dialect.release(cr, None)
                 rows += self.dialect.running(cr)
                 if failed_matter is not None:
                     rows += self.dialect.failed(cr, failed_matter)
@@ -218,6 +219,11 @@ class Feed:
         """pending → enqueued; those that were pending and due."""
         with self._asking.cursor() as cr:
             return self.dialect.offer(cr, keys)
+
+    def release_children(self, over: Sequence[Key]) -> None:
+        """Whoever has waited for these jobs, and waits for nothing any more, is looked at."""
+        with self._asking.cursor() as cr:
+            self._keys.update(self.dialect.release(cr, over))
 
     def take_back(self, offers: Sequence[Offered]) -> None:
         """enqueued → pending."""

@@ -45,6 +45,7 @@ SECOND_LOOK = 2.0
 # The end of a connection is seen before the arbiter has found out why its worker died, and told.
 _REASON_PATIENCE = 0.2
 _LOOK_LEAST, _LOOK_MOST = 0.05, 1.0
+_OVER = ("done", "cancelled")
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 BEAT_EVERY, BEAT_PATIENCE = 10.0, 5.0
 
@@ -279,11 +280,17 @@ class Link:
         for key in found.gone:
             self._watched.pop(key, None)
             self._desk.scheduler.remove(self.database, key)
+        self._release_children(found)
         if orphans:
             # Of a runner that is no more. If a worker still gets to the request, it finds the job not enqueued, or
             # enqueued anew: it runs once in either case.
             log.info("Database %s: %d jobs that were on their way are offered again", self.database, len(orphans))
             self._take_back([(row.key, row.date_enqueued) for row in orphans])
+
+    def _release_children(self, found: Found) -> None:
+        """Only the runner does: it looks at each job that is over anyway, and later than at its commit."""
+        if over := [row.key for row in found.rows if row.awaited and row.state in _OVER]:
+            self.feed.release_children(over)
 
     def _take_back(self, offers: Iterable[tuple[Key, datetime | None]]) -> None:
         taken = [Offered(key, "", at) for key, at in offers]

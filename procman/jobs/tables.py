@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2.errors
 
 from procman import signaling
-from procman.jobs import states
+from procman.jobs import states, steering
 from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued, Row, Span
 from procman.jobs.leadership import CHANNEL as LEADER_CHANNEL
 from procman.jobs.leadership import Lease
@@ -25,7 +25,8 @@ _COLUMNS = """
     id, id, state, channel, priority, extract(epoch FROM date_created)::float8,
     extract(epoch FROM eta - clock_timestamp())::float8, date_enqueued, date_started, worker_host, worker_pid
 """
-_BY_KEY = f"SELECT {_COLUMNS} FROM procman.job WHERE id = ANY(%s)"
+_AWAITED = "EXISTS (SELECT FROM procman.job_dependency WHERE parent = job.id)"
+_BY_KEY = f"SELECT {_COLUMNS}, {_AWAITED} FROM procman.job WHERE id = ANY(%s)"
 _LIVE = f"""
     SELECT {_COLUMNS} FROM procman.job WHERE id BETWEEN %s AND %s AND phase = 'live' ORDER BY id LIMIT %s
 """
@@ -84,6 +85,10 @@ class Tables(Dialect):
     def abandoned(self, cr: Any, keys: Sequence[Key]) -> dict[Key, datetime]:
         cr.execute(_ABANDONED, (list(keys),))
         return dict(cr.fetchall())
+
+    def release(self, cr: Any, over: Sequence[Key] | None) -> list[Key]:
+        moved = steering.release_all(cr) if over is None else steering.release(cr, [int(key) for key in over])
+        return [each.id for each in moved]
 
     def offer(self, cr: Any, keys: Sequence[Key]) -> list[Offered]:
         return [Offered(*job) for job in states.offer(cr, keys, self._lease.token)]

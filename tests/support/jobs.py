@@ -63,6 +63,13 @@ def give_back(value: Any) -> Any:
 
 
 @procman.job
+def add_up() -> int:
+    job = procman.jobs.current()
+    assert job is not None
+    return sum(parent.result for parent in job.parents())
+
+
+@procman.job
 def give_back_bytes() -> Any:
     return {b"x": 1}
 

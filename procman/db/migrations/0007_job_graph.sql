@@ -42,9 +42,9 @@ CREATE INDEX job_graph ON procman.job (graph) WHERE graph IS NOT NULL;
 CREATE UNIQUE INDEX job_identity ON procman.job (waiting_key) WHERE waiting_key IS NOT NULL;
 
 -- A child waits until all of its parents are done. A parent whose child still waits can't be deleted: what it was
--- waited for would never have happened.
+-- waited for would never have happened. Looked at when all is said: both may go together.
 CREATE TABLE procman.job_dependency (
-    parent bigint NOT NULL REFERENCES procman.job,
+    parent bigint NOT NULL REFERENCES procman.job DEFERRABLE INITIALLY DEFERRED,
     child bigint NOT NULL REFERENCES procman.job ON DELETE CASCADE,
     PRIMARY KEY (child, parent),
     CHECK (parent <> child)
