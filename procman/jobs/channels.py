@@ -96,6 +96,7 @@ def _channel(entry: str) -> Channel:
         capacity_default=options.get("capacity_default") or None,
         sequential_default=bool(options.get("sequential_default")),
         fair=bool(options.get("fair")),
+        per_database=(("*", options["per_database"]),) if "per_database" in options else (),
     )
 
 

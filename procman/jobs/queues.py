@@ -80,6 +80,9 @@ class Database:
         self.ids: dict[int | str, int] = {}
         self.keys: dict[int, int | str] = {}
 
+    def key_of(self, id: int) -> int | str:  # noqa: A002
+        return self.keys.get(id, id) if self.keys else id
+
     def know(self, id: int, key: int | str) -> None:  # noqa: A002
         """The job of this id has this key."""
         if self.keys.get(id, id) != key:

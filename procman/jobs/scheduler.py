@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from procman.jobs.channels import full_name
+from procman.jobs.explain import Explanation, explain
 from procman.jobs.queues import CREATED_AT, ID_AT, IDS, MOST_BATCH, MOST_CREATED, PRIORITY_AT, Job
 from procman.jobs.tree import Tree
 
@@ -199,7 +200,7 @@ class Scheduler:
         known = self._tree.databases.get(database)
         if known is not None:
             for id in itertools.chain(known.waiting, known.running, known.failed):  # noqa: A001
-                yield known.keys.get(id, id)
+                yield known.key_of(id)
 
     def is_sequential(self, channel: str) -> bool:
         """Whether a failed job holds up the others of this channel."""
@@ -220,6 +221,13 @@ class Scheduler:
     def figures(self) -> dict[str, Figures]:
         """What is going on in each channel."""
         return {name: Figures(node.running, node.waiting, node.failed) for name, node in self._tree.nodes.items()}
+
+    def explain(self, database: str, key: int | str, now: float) -> Explanation | None:
+        """What the job waits for; None: it is not known. See `Explanation`."""
+        job = self.get(database, key)
+        if job is None or job.state != PENDING:
+            return None if job is None else Explanation(job=job)
+        return explain(self._tree, job, self._tree.databases[database].waiting[job.id], now)
 
     # -- what to do ----------------------------------------------------------------------------------------
 

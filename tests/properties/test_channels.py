@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -14,16 +16,47 @@ KEYS = st.integers(1, 12)
 
 
 @st.composite
+def rows_and_delays(draw):
+    number, database = draw(KEYS), draw(st.sampled_from(["one", "two"]))
+    # No two rows are equal in the order: which of two databases is first then is of no importance.
+    id = 2 * number + (database == "two")  # noqa: A001
+    row = Job(
+        draw(st.sampled_from([0, 0, 1])),
+        float(draw(st.integers(0, 3))),
+        id,
+        database,
+        id if database == "one" else f"k{id}",
+        0.0,
+        draw(st.sampled_from(NAMES)),
+        draw(st.sampled_from(["pending"] * 5 + ["enqueued", "started", "failed", "done", "cancelled"])),
+        draw(st.sampled_from([0, 2, 3, 5])),
+    )
+    return row, draw(st.sampled_from([None, None, None, -5, 2, 20]))
+
+
+ROWS = rows_and_delays()
+
+
+@st.composite
 def configurations(draw):
+    # All at once would hide each other: who is paused or throttled shows nothing of batches, say.
+    features = draw(st.sets(st.sampled_from(["sequential", "throttle", "paused", "fair", "limits"]), max_size=2))
+
+    def maybe(feature, *values):
+        return draw(st.sampled_from(values)) if feature in features else values[0]
+
     channels = {}
-    for name in draw(st.sets(st.sampled_from(NAMES))):
-        sequential = draw(st.booleans()) and name != "root"
+    for name in draw(st.sets(st.sampled_from(NAMES))) | {"root"}:
+        sequential = maybe("sequential", False, True) and name != "root"
         channels[name] = Channel(
             name=name,
-            capacity=1 if sequential else draw(st.one_of(st.none(), st.integers(1, 4))),
+            capacity=1 if sequential else draw(st.sampled_from([None, 1, 2, 3, 4])),
             sequential=sequential,
-            throttle=draw(st.sampled_from([0.0, 0.0, 3.0])),
-            paused=draw(st.sampled_from([False, False, False, True])),
+            throttle=maybe("throttle", 0.0, 3.0),
+            paused=maybe("paused", False, False, True),
+            fair=maybe("fair", False, True),
+            weights=draw(st.sampled_from([(), (("two", 3),)])),
+            per_database=maybe("limits", (), (("one", 1),), (("*", 2),)),
         )
     return channels
 
@@ -34,7 +67,9 @@ class Model:
     def __init__(self, channels):
         self.channels = {"root": Channel(name="root"), **channels}
         self.rows = {}
+        self.requests = {}  # row → the request that it shares with others
         self.throttled = {}
+        self.paused = {}
 
     def path(self, name):
         parts = name.split(".")
@@ -43,37 +78,90 @@ class Model:
     def settings(self, name):
         return self.channels.get(name, Channel(name=name, capacity=None))
 
-    def running(self, name):
-        return sum(name in self.path(row.channel) for row in self.rows.values() if row.state in ("enqueued", "started"))
+    def put(self, row):
+        key = row.database, row.id
+        old = self.rows.get(key)
+        if not is_running(row) or (old is not None and old.channel != row.channel):
+            self.requests.pop(key, None)
+        self.rows[key] = row
+
+    def running(self, name, database=None):
+        rows = [row for row in self.rows.values() if is_running(row) and name in self.path(row.channel)]
+        mine = [(row.database, row.id) for row in rows if database in (None, row.database)]
+        return len({id(self.requests[key]) if key in self.requests else key for key in mine})
 
     def open(self, name, now):
         channel = self.settings(name)
         full = channel.capacity is not None and self.running(name) >= channel.capacity
-        return not channel.paused and not full and self.throttled.get(name, 0.0) <= now
+        paused = self.paused.get(name, channel.paused)
+        return not paused and not full and self.throttled.get(name, 0.0) <= now
 
-    def candidates(self, now):
-        waiting = [row for row in self.rows.values() if row.state == "pending"]
-        found = sorted(
-            row for row in waiting if row.eta <= now and all(self.open(name, now) for name in self.path(row.channel))
-        )
-        # From the leaves up: a sequential channel lets only its best through, and nobody if it is held up.
-        for name in sorted(NAMES, key=lambda name: -name.count(".")):
-            if not self.settings(name).sequential:
-                continue
-            inside = [row for row in found if name in self.path(row.channel)]
-            if not inside:
-                continue
-            later = sorted((row.eta, row) for row in waiting if row.eta > now and row.channel == name)
-            failed = any(row.state == "failed" and row.channel == name for row in self.rows.values())
-            passes = [] if failed or (later and later[0][1] < inside[0]) else inside[:1]
-            found = [row for row in found if row not in inside or row in passes]
+    def choices(self, name, now, database=None):
+        """What a channel may let through next; several where the databases take turns."""
+        if not self.open(name, now):
+            return []
+        channel = self.settings(name)
+        if not channel.by_database:
+            return self.within(name, now, database)
+        found = {}
+        for each in [database] if database else ["one", "two"]:
+            limit = next((most for pattern, most in channel.per_database if pattern in ("*", each)), 99)
+            rows = self.within(name, now, each) if self.running(name, each) < limit else []
+            if rows:
+                found[each] = rows
+        if channel.fair:
+            weights = dict(channel.weights)
+            shares = {each: self.running(name, each) / weights.get(each, 1) for each in found}
+            return [row for each, rows in found.items() for row in rows if shares[each] == min(shares.values())]
+        return [min(itertools.chain(*found.values()))] if found else []
+
+    def within(self, name, now, database):
+        """The first of its own jobs and of those that the channels below it let through."""
+        own = [row for row in self.waiting(name, database) if row.eta <= now]
+        below = [child for child in NAMES if child.rpartition(".")[0] == name]
+        sources = [[min(own)] if own else [], *(self.choices(child, now, database) for child in below)]
+        sources = [source for source in sources if source]
+        found = [row for source in sources for row in source if all(row <= max(other) for other in sources)]
+        if self.settings(name).sequential:
+            later = sorted((row.eta, row) for row in self.waiting(name, database) if row.eta > now)
+            failed = [row for row in self.rows.values() if row.state == "failed" and row.channel == name]
+            if any(database in (None, row.database) for row in failed):
+                return []
+            return [row for row in found if not (later and later[0][1] < row)]
         return found
 
-    def start(self, row, now):
-        self.rows[row.database, row.id] = row._replace(state="enqueued")
-        for name in self.path(row.channel):
+    def waiting(self, name, database):
+        rows = [row for row in self.rows.values() if row.state == "pending" and row.channel == name]
+        return [row for row in rows if database in (None, row.database)]
+
+    def start(self, rows, now):
+        request = object()
+        for row in rows:
+            self.rows[row.database, row.id] = row._replace(state="enqueued")
+            if len(rows) > 1:
+                self.requests[row.database, row.id] = request
+        for name in self.path(rows[0].channel):
             if self.settings(name).throttle:
                 self.throttled[name] = now + self.settings(name).throttle
+
+    def batch(self, first, now):
+        """The first job and those that share its request."""
+        path = [self.settings(name) for name in self.path(first.channel)]
+        if first.batch < 2 or any(channel.sequential or channel.throttle for channel in path):
+            return [first]
+        database = first.database if any(channel.by_database for channel in path) else None
+        most, jobs = first.batch, []
+        for row in sorted(row for row in self.waiting(first.channel, database) if row.eta <= now):
+            most = min(most, row.batch)
+            same = (row.database, row.priority) == (first.database, first.priority)
+            if not same or row.batch < 2 or len(jobs) >= most:
+                break
+            jobs.append(row)
+        return jobs
+
+
+def is_running(row):
+    return row.state in ("enqueued", "started")
 
 
 class Channels(RuleBasedStateMachine):
@@ -83,41 +171,35 @@ class Channels(RuleBasedStateMachine):
         self.model = Model(channels)
         self.now = 100.0
 
-    @rule(
-        key=KEYS,
-        database=st.sampled_from(["one", "two"]),
-        priority=st.integers(0, 3),
-        created=st.integers(0, 3),
-        channel=st.sampled_from(NAMES),
-        delay=st.sampled_from([None, None, -5, 2, 20]),
-        state=st.sampled_from(["pending", "pending", "pending", "enqueued", "started", "failed", "done", "cancelled"]),
-    )
-    def row_is_read(self, key, database, priority, created, channel, delay, state):
-        eta = 0.0 if delay is None else self.now + delay
-        # No two rows are equal in the order: which of two databases is first then is of no importance.
-        id = 2 * key + (database == "two")  # noqa: A001
-        row = Job(priority, float(created), id, database, id if database == "one" else f"k{id}", eta, channel, state)
-        self.scheduler.put(row)
-        self.model.rows[database, row.id] = row
+    @rule(rows=st.lists(ROWS, min_size=1, max_size=8))
+    def rows_are_read(self, rows):
+        for row, delay in rows:
+            eta = 0.0 if delay is None else self.now + delay
+            self.scheduler.put(row._replace(eta=eta))
+            self.model.put(row._replace(eta=eta))
 
     @rule(key=KEYS, database=st.sampled_from(["one", "two"]))
     def row_is_gone(self, key, database):
         id = 2 * key + (database == "two")  # noqa: A001
         self.scheduler.remove(database, id if database == "one" else f"k{id}")
         self.model.rows.pop((database, id), None)
+        self.model.requests.pop((database, id), None)
 
     @rule(key=KEYS, database=st.sampled_from(["one", "two"]), state=st.sampled_from(["pending", "done", "failed"]))
     def running_job_ends(self, key, database, state):
         row = self.model.rows.get((database, 2 * key + (database == "two")))
-        if row is not None and row.state in ("enqueued", "started"):
+        if row is not None and is_running(row):
             row = row._replace(state=state)
             self.scheduler.put(row)
-            self.model.rows[database, row.id] = row
+            self.model.put(row)
 
-    @rule(database=st.sampled_from(["one", "two"]))
-    def database_is_lost(self, database):
+    @rule(database=st.sampled_from(["one", "two"]), really=st.integers(1, 4))
+    def database_is_lost(self, database, really):
+        if really > 1:
+            return
         self.scheduler.remove_database(database)
         self.model.rows = {key: row for key, row in self.model.rows.items() if key[0] != database}
+        self.model.requests = {key: each for key, each in self.model.requests.items() if key[0] != database}
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 30.0]))
     def time_passes(self, seconds):
@@ -134,26 +216,59 @@ class Channels(RuleBasedStateMachine):
             if row.state == "failed":
                 self.scheduler.put(row)
 
-    @rule()
-    def the_next_one(self):
-        candidates = self.model.candidates(self.now)
-        chosen = self.scheduler.next(self.now)
-        if not candidates:
-            assert chosen is None
+    @rule(name=st.sampled_from(NAMES), paused=st.sampled_from([True, False, False, None, None]))
+    def channel_is_paused_or_resumed(self, name, paused):
+        if paused is None:
+            self.scheduler.follow_configuration(name)
+            self.model.paused.pop(name, None)
+        else:
+            (self.scheduler.pause if paused else self.scheduler.resume)(name)
+            self.model.paused[name] = paused
+
+    @rule(batches=st.booleans(), most=st.integers(1, 8))
+    def the_next_ones(self, batches, most):
+        for _ in range(most):
+            self.next(batches=batches)
+
+    def next(self, *, batches):
+        choices = self.model.choices("root", self.now)
+        jobs = self.scheduler.next_batch(self.now) if batches else [self.scheduler.next(self.now)]
+        if not choices:
+            assert not jobs or jobs == [None]
             return
-        assert chosen == candidates[0]._replace(state="enqueued")
-        self.model.start(candidates[0], self.now)
+        assert jobs[0]._replace(state="pending") in choices
+        first = next(row for row in choices if row.id == jobs[0].id)
+        expected = self.model.batch(first, self.now) if batches else [first]
+        assert jobs == [row._replace(state="enqueued") for row in expected]
+        self.model.start(expected, self.now)
+
+    @rule(key=KEYS, database=st.sampled_from(["one", "two"]))
+    def is_asked_what_a_job_waits_for(self, key, database):
+        id = 2 * key + (database == "two")  # noqa: A001
+        row = self.model.rows.get((database, id))
+        explained = self.scheduler.explain(database, id if database == "one" else f"k{id}", self.now)
+        if row is None or row.state != "pending":
+            assert explained is None or explained.job.state != "pending"
+            return
+        assert explained.job == row
+        if row in self.model.choices("root", self.now):
+            assert not explained.obstacles
+            assert explained.by_turns or not explained.ahead
+        elif not explained.obstacles:
+            # Nothing holds it up but others.
+            assert self.model.choices("root", self.now)
+            assert explained.ahead_in_all or explained.by_turns
 
     @rule()
     def wakes_up_in_time(self):
         deadline = self.scheduler.deadline(self.now)
-        if self.model.candidates(self.now):
+        if self.model.choices("root", self.now):
             return
         # Whatever becomes possible by the mere passing of time does so no earlier than announced, and then.
         moments = sorted(
             {row.eta for row in self.model.rows.values()} | set(self.model.throttled.values()) | {self.now}
         )
-        first = next((moment for moment in moments if moment > self.now and self.model.candidates(moment)), None)
+        first = next((moment for moment in moments if moment > self.now and self.model.choices("root", moment)), None)
         if first is not None:
             assert deadline is not None
             assert self.now < deadline <= first
@@ -173,7 +288,7 @@ class Channels(RuleBasedStateMachine):
             assert any(name in self.model.path(other) for other in {*live, *self.model.channels})
 
 
-Channels.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+Channels.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 TestChannels = Channels.TestCase
 
 
