@@ -199,6 +199,17 @@ class DatabaseUrl(Type[str]):
         return toml_string(value)
 
 
+class ListenUrl(DatabaseUrl):
+    """A server as libpq understands it; the embedded one has no pooler before it."""
+
+    expected = 'a PostgreSQL URI such as "postgresql://user@host:5432/database"'
+
+    def read(self, given: Given) -> str:
+        if given.value == EMBEDDED:
+            raise given.unexpected(Code.URL, self.expected)
+        return super().read(given)
+
+
 class HttpUrl(Type[str]):
     """Where the job runner finds an http server that is not one of this daemon's pools."""
 

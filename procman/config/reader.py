@@ -316,4 +316,9 @@ class _Builder:
         target = rules.target_of(pool, self._draft)
         if target is None:
             return {}
-        return {"target": target.name, "addresses": rules.plain_addresses(target.fields)}
+        alone = len(self._draft.of_kind(Kind.HTTP)) == 1
+        return {
+            "target": target.name,
+            "addresses": rules.plain_addresses(target.fields),
+            "reserve": pool.fields.get("reserve", int(alone)),
+        }

@@ -117,7 +117,7 @@ def _refused() -> Iterator[str]:
     yield ""
     yield (
         "These values are procman's, but this version does not implement them. They are refused, not ignored: "
-        '`databases = "auto"`, more than one worker of kind `jobrunner`, an `https` URL.'
+        "an `https` URL of kind `jobrunner`."
     )
     yield ""
 

@@ -21,7 +21,6 @@ from procman.core.spec import (
     Kind,
     Limits,
     PassedSocket,
-    Reload,
     Scaling,
     TcpAddress,
     UnixAddress,
@@ -280,13 +279,6 @@ def _backoffs(draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.CONTRADICTION, pool.path("backoff", given), message)
 
 
-def _reloads(draft: Draft) -> Iterator[Problem]:
-    for pool in draft.of_kind(Kind.JOBRUNNER):
-        if pool.fields.get("reload", Reload()).surge:
-            message = "expected 0: two job runners at a time would run more jobs than the channels allow"
-            yield Problem(Code.UNSUPPORTED_VALUE, pool.path("reload", "surge"), message)
-
-
 _SOCKET = re.compile(r"\$\{fd:([^}]*)\}")
 
 
@@ -314,10 +306,7 @@ def _commands(draft: Draft) -> Iterator[Problem]:
 def _workers(draft: Draft) -> Iterator[Problem]:
     for pool in draft.pools:
         workers = pool.fields.get("workers", 1)
-        if pool.kind is Kind.JOBRUNNER and workers != 1:
-            message = "more than one job runner at a time is not supported by this version; expected 1"
-            yield Problem(Code.UNSUPPORTED_VALUE, pool.path("workers"), message)
-        elif isinstance(workers, Scaling) and pool.kind not in (Kind.HTTP, Kind.CRON, None):
+        if isinstance(workers, Scaling) and pool.kind not in (Kind.HTTP, Kind.CRON, None):
             message = (
                 f'kind "{pool.kind}" does not tell how busy it is, and can\'t scale itself; expected a whole number'
             )
@@ -357,7 +346,6 @@ _RULES = (
     _limits,
     _proxies,
     _backoffs,
-    _reloads,
     _workers,
     _auth,
     _monitoring,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NONE = "none"
+AUTO = "auto"
 LARGEST = 2**63 - 1
 LONGEST = 10 * 365 * 86400.0  # seconds; what is to last longer is "none"
 
@@ -301,6 +302,25 @@ class OrNone(Type[T | None]):
 
     def write(self, value: T | None) -> str:
         return quoted(NONE) if value is None else self._inner.write(value)
+
+
+class OrAuto(Type[T | None]):
+    """``"auto"``: not said, but found out."""
+
+    def __init__(self, inner: Type[T]) -> None:
+        self._inner = inner
+        self.expected = f'{inner.expected}, or "auto"'
+
+    def read(self, given: Given) -> T | None:
+        if given.value == AUTO:
+            return None
+        try:
+            return self._inner.read(given)
+        except Wrong as wrong:
+            raise given.unexpected(wrong.problems[0].code, self.expected) from None
+
+    def write(self, value: T | None) -> str:
+        return quoted(AUTO) if value is None else self._inner.write(value)
 
 
 class ListOf(Type[tuple[T, ...]]):

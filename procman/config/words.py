@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from procman.config.environment import VARIABLE_NAME
 from procman.config.problems import Code, Problem, Wrong, quoted, suggestion
 from procman.config.processors import usable_cores
-from procman.config.values import Fraction, Given, Integer, OrNone, Size, Text, Type, read_all, toml_string
+from procman.config.values import AUTO, Fraction, Given, Integer, OrNone, Size, Text, Type, read_all, toml_string
+from procman.core.databases import discovers
 from procman.core.spec import Scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-AUTO = "auto"
 UNLIMITED = "unlimited"
 
 _POOL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
@@ -206,16 +206,13 @@ class Command(Type[tuple[str, ...]]):
 
 
 class Databases(Type[tuple[str, ...]]):
-    """Names of databases on the same server."""
+    """Names of databases on the same server, or how to find them."""
 
-    expected = 'a list of names such as ["sales", "archive"]'
+    expected = 'a list of names such as ["sales", "shop_*", "!shop_test"], or "auto"'
 
     def read(self, given: Given) -> tuple[str, ...]:
-        if given.value == AUTO:
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE,
-                f'discovery of databases ("auto") is not supported by this version; expected {self.expected}',
-            )
+        if isinstance(given.value, str) and discovers((given.value,)):
+            return (DatabaseName().read(given),)
         if not isinstance(given.value, list):
             hint = f"; did you mean [{quoted(given.value)}]?" if isinstance(given.value, str) else ""
             raise given.unexpected(Code.WRONG_TYPE, self.expected, hint)
@@ -230,6 +227,8 @@ class Databases(Type[tuple[str, ...]]):
         return names
 
     def write(self, value: tuple[str, ...]) -> str:
+        if len(value) == 1 and discovers(value):
+            return toml_string(value[0])
         return f"[{', '.join(toml_string(item) for item in value)}]"
 
 

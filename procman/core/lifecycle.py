@@ -105,6 +105,22 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEnded:
+    """To a job runner: a worker that may have been in a job of its own has ended, and why."""
+
+    pid: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """To a job runner: the records of the workers that serve in its target pool; each takes so many units at once."""
+
+    records: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """To a job runner: somebody wants to know something, in JSON; the `Answer` has the same number."""
 
@@ -218,5 +234,5 @@ class Published:
     text: str
 
 
-ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | Question
+ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | WorkerEnded | Crew | Question
 FromChild = Forked | Ready | Failed | Recycle | Retiring | Bounded | Deactivated | Dumped | Caches | Answer | Published

@@ -185,14 +185,23 @@ class CronWork:
     history_age: float = 30 * 86400.0  # seconds for which all others are kept
 
 
+# Jobs that a runner has on their way: each one is a descriptor.
+MOST_EXCHANGES = 500
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobrunnerWork:
-    """``addresses`` are those of the target pool, in the order in which the runner tries them."""
+    """``addresses`` are those of the target pool, in the order in which the runner tries them.
+
+    ``capacity``: jobs at once; None: as many as the pool has workers for, but for ``reserve`` that are left to users.
+    """
 
     channels: str
     target: str | None = None
     url: str | None = None
     addresses: tuple[Address, ...] = ()
+    capacity: int | None = None
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,9 +311,8 @@ class PoolSpec:
 
     def __post_init__(self) -> None:
         if self.reload.surge is None:
-            # A command may bind a port of its own, two servers can't share a cluster, and two job runners would each
-            # run as many jobs as the channels allow.
-            surge = 0 if self.kind in (Kind.EXEC, Kind.JOBRUNNER, Kind.POSTGRES) else 1
+            # A command may bind a port of its own, and two servers can't share a cluster.
+            surge = 0 if self.kind in (Kind.EXEC, Kind.POSTGRES) else 1
             object.__setattr__(self, "reload", replace(self.reload, surge=surge))
 
     @property
@@ -345,9 +353,13 @@ class SignalStore(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSpec:
-    """``url`` is a libpq URI also when the server is embedded; ``embedded`` says that it is."""
+    """``url`` is a libpq URI also when the server is embedded; ``embedded`` says that it is.
+
+    ``listen_url`` leads to the same server past a pooler. ``databases`` are names, "auto", patterns and "!" patterns.
+    """
 
     url: str
+    listen_url: str | None = None
     databases: tuple[str, ...] = ()
     embedded: bool = False
     isolation: Isolation = Isolation.REPEATABLE_READ

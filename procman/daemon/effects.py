@@ -116,6 +116,7 @@ class Effects:
             **report.details,
         )
         if report.event == "exited":
+            self._daemon.runners.ended(report)
             self._daemon.commands.exited()
 
     def _close_unwanted_listeners(self) -> None:

@@ -36,6 +36,7 @@ from procman.daemon.output import Outputs
 from procman.daemon.place import Place
 from procman.daemon.questions import Questions
 from procman.daemon.reception import Reception
+from procman.daemon.runners import Runners
 from procman.daemon.signals import Signals
 from procman.daemon.stacks import StackDumper
 from procman.daemon.store import Store
@@ -104,6 +105,7 @@ class Daemon:
         self.figures = Figures(self.children, self.board, self.started, self._backlog)
         self.caches = CacheAsker(self._loop, self.children)
         self.questions = Questions(self._loop, self.children)
+        self.runners = Runners(self.arbiter, self.children)
         self.dumper = StackDumper(self._loop, self.children, self.board)
         self.evidence = Evidence(self.dumper, self.children, lambda: self.publisher, self.emit)
         self.commands = Commands(self)
@@ -208,6 +210,7 @@ class Daemon:
             for effect in sorted(effects, key=_not_spawn):
                 self.effects.perform(effect)
         if busy:
+            self.runners.update()
             self.herald.update(self._describe(), reloading=self.commands.reloading)
             if self.arbiter.stopping:
                 self.herald.stopping()
@@ -239,7 +242,7 @@ class Daemon:
 
     def room_for(self, name: str) -> int:
         """How many workers a pool can have, so that a reload still finds room on the scoreboard."""
-        if self.arbiter.pools[name].spec.kind in (Kind.POSTGRES, Kind.JOBRUNNER):
+        if self.arbiter.pools[name].spec.kind is Kind.POSTGRES:
             return 1  # two would get into each other's way
         others = [pool for pool in self.arbiter.pools.values() if pool.name != name]
         taken = MOST_RECORDS_PER_WORKER * sum(max(pool.target, pool.spec.most_workers) for pool in others)

@@ -24,6 +24,7 @@ from procman.jobs.exchange import Ending
 from procman.jobs.feed import Feed
 from procman.jobs.leadership import NOBODY
 from procman.jobs.scheduler import ENQUEUED, PENDING, STARTED
+from procman.jobs.tables import DATABASES_CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,6 +66,9 @@ class Desk(Protocol):
 
     def dispatch(self) -> None:
         """See which jobs can be started now, and give them to their links."""
+
+    def follow(self) -> None:
+        """Find out now which databases there are."""
 
     def paused(self, database: str, channels: dict[str, bool]) -> None:
         """What this database says of channels while everything runs."""
@@ -176,7 +180,10 @@ class Link:
         self._let_go()
         self.feed.close()
         pause = self._pauses.next()
-        log.warning("Database %s lost, next try in %.1f s: %s", self.database, pause, _line(error))
+        # Ever more seldom: a database that is gone for good would fill the log.
+        told = log.debug if self._pauses.failures & (self._pauses.failures - 1) else log.warning
+        told("Database %s lost, next try in %.1f s: %s", self.database, pause, _line(error))
+        self._desk.follow()
         return monotonic() + pause
 
     def _let_go(self) -> None:
@@ -226,6 +233,8 @@ class Link:
         for other in self.feed.take_notices():
             if other == "channels":
                 self._channels_at = 0.0
+            elif other == DATABASES_CHANNEL:
+                self._desk.follow()
             elif not self.standing.leads(monotonic()):
                 self.standing = self.standing._replace(again=0.0)
 

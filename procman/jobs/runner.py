@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from procman import signaling
+from procman.jobs.capacity import LOOK_EVERY, Capacity
+from procman.jobs.channels import ROOT
 from procman.jobs.deaths import Deaths
 from procman.jobs.exchange import Exchange
 from procman.jobs.feed import SWEEP_EVERY
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.jobs")
 
-MOST_EXCHANGES = 500
 _NAMES_EVERY = 30.0
 _NAMES_PAUSE = 1.0
 _MOST_WAIT = 60.0
@@ -41,7 +42,7 @@ _LEAVE_PATIENCE = 1.0
 class Runner(Desk):
     """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs.
 
-    ``dialect`` makes what is to be known of each database's tables.
+    ``worker`` is the name of this one, for people; ``dialect`` makes of it what is to be known of a database's tables.
     """
 
     def __init__(
@@ -49,19 +50,23 @@ class Runner(Desk):
         channels: Mapping[str, Channel],
         target: Target,
         *,
+        capacity: Capacity | None = None,
+        worker: str = "",
         sweep_every: float = SWEEP_EVERY,
-        dialect: Callable[[], Dialect] = Tables,
+        dialect: Callable[[str], Dialect] = Tables,
     ) -> None:
         self.scheduler = Scheduler(channels)
         self.target = target
+        self.capacity = Capacity() if capacity is None else capacity
         self.deaths = Deaths()
+        self._worker = worker
         self.links: dict[str, Link] = {}
         self._sweep_every = sweep_every
         self._dialect = dialect
         self._hub = Hub()
         self._exchanges: dict[tuple[str, Key], Exchange] = {}
         self._paused: dict[str, dict[str, bool]] = {}
-        self._start_at: Any = None
+        self._blocked = False
         self._follower = self._hub.spawn(self._follow_names)
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -92,7 +97,8 @@ class Runner(Desk):
         if self.target.closed_until > now:
             return self.target.closed_until
         deadline = self.scheduler.deadline(now)
-        return now + _MOST_WAIT if deadline is None else deadline
+        latest = now + (LOOK_EVERY if self._blocked else _MOST_WAIT)
+        return latest if deadline is None else min(latest, deadline)
 
     def leave(self) -> None:
         """Start nothing more, and let other runners lead, at once."""
@@ -109,11 +115,17 @@ class Runner(Desk):
         while True:
             pause = _NAMES_EVERY
             try:
-                self._serve(signaling.databases())
+                self._serve(signaling.databases(now=True))
             except AWAY as error:
                 log.warning("The databases can't be listed: %s", str(error).strip())
                 pause = _NAMES_PAUSE
-            task.pause(monotonic() + pause)
+            asked = monotonic()
+            task.pause(asked + pause)
+            while monotonic() < asked + _NAMES_PAUSE:
+                task.pause(asked + _NAMES_PAUSE)
+
+    def follow(self) -> None:
+        self._follower.wake()
 
     def _serve(self, names: Iterable[str]) -> None:
         for name in set(self.links) - set(names):
@@ -123,7 +135,7 @@ class Runner(Desk):
             log.info("Database %s: not served any more", name)
         for name in names:
             if name not in self.links:
-                self.links[name] = link = Link(self, name, self._dialect(), self._sweep_every)
+                self.links[name] = link = Link(self, name, self._dialect(self._worker), self._sweep_every)
                 self._hub.spawn(link.run)
 
     # -- what the links share ------------------------------------------------------------------------------
@@ -132,10 +144,12 @@ class Runner(Desk):
         now = monotonic()
         if self.target.closed_until > now:
             return
-        room = MOST_EXCHANGES - len(self._exchanges) - sum(link.starting for link in self.links.values())
+        room = self.capacity.room(len(self._exchanges) + sum(link.starting for link in self.links.values()))
         while room > 0 and (job := self.scheduler.next(now)):
             self.links[job.database].choose(job.key)
             room -= 1
+        # Users come and go without a word, so it is looked for room again and again, while something waits for it.
+        self._blocked = room <= 0 and self.capacity.shared and self.scheduler.figures()[ROOT].waiting > 0
 
     def begin(self, database: str, offered: Offered) -> None:
         key = database, offered.key
@@ -180,10 +194,6 @@ class Runner(Desk):
         return said
 
     # -- what the arbiter tells ----------------------------------------------------------------------------
-
-    def keep_evidence(self, pid: int, reason: str, text: str) -> None:
-        """The worker of this pid is about to be killed: why, and its stacks, for the row of the job that it is in."""
-        self.deaths.condemned(pid, reason, text)
 
     def worker_ended(self, pid: int, reason: str) -> None:
         """The worker of this pid has ended."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 NOTIFY_CHANNEL = "procman_job"
+DATABASES_CHANNEL = "procman_databases"  # notified by who has made one, or knows that one has been made
 
 _COLUMNS = """
     id, id, state, channel, priority, extract(epoch FROM date_created)::float8,
@@ -52,7 +53,7 @@ class Tables(Dialect):
         connection = signaling.open_session(database, listen=listen)
         with connection.cursor() as cr:
             if listen:
-                cr.execute(f"LISTEN {LEADER_CHANNEL}")
+                cr.execute(f"LISTEN {LEADER_CHANNEL}; LISTEN {DATABASES_CHANNEL}")
             else:
                 # To lose "enqueued" in a crash does no harm, and "started", which a worker writes, is never lost before
                 # it: the log is flushed in order (PostgreSQL, 28.4).

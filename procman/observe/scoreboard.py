@@ -131,6 +131,10 @@ class Scoreboard:
             ),
         )
 
+    def busy(self, index: int) -> int:
+        """In how many units the worker is."""
+        return self._ints[index * _WORDS + _BUSY]
+
     def busy_seconds(self, index: int, now: float) -> float:
         """For how long the worker has been in units, the one that it is in included; for workers with one at a time."""
         at = index * _WORDS

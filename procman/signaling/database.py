@@ -62,9 +62,11 @@ class Database:
         application_name: str,
         relaxed: float | None = None,
         hints: str | None = None,
+        listen_url: str | None = None,
     ) -> None:
         self.name = name
         self.url = url
+        self._listen_url = listen_url or url
         self._isolation = spec.isolation
         self._store = store_of(spec)
         self._relaxed = relaxed
@@ -174,7 +176,7 @@ class Database:
 
     def connect(self) -> Connection:
         """A dedicated connection in autocommit mode, for LISTEN; the caller closes it."""
-        connection = connect(self.url, application_name=self._application_name)
+        connection = connect(self._listen_url, application_name=self._application_name)
         try:
             self._install(connection)
         except BaseException:

@@ -7,10 +7,12 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from procman.core.databases import Existing, discovers, select
 from procman.core.spec import DatabaseSpec
 from procman.db.connection import connect as connect_to
 from procman.db.connection import database_name, execute, url_for
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
     from procman.signaling.cache import Table
     from procman.signaling.memo import Cached
 
-AUTO = "auto"  # in place of a name: every database the role owns
-
 log = logging.getLogger("procman.signaling")
 
 known_functions: list[Cached[..., Any]] = []
 
+# What can be found: `template0`, `template1` and the like are nobody's, and `postgres` is for maintenance.
 _DISCOVER = """\
-SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user AND datallowconn AND NOT datistemplate \
-AND datname <> 'postgres' ORDER BY datname"""
+SELECT datname, pg_get_userbyid(datdba) = current_user FROM pg_database \
+WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' AND has_database_privilege(datname, 'CONNECT') \
+ORDER BY datname"""
+
+# Seconds for which a list of databases is believed; one that is not on it is looked for again, at most so often.
+_LISTED_FOR = 10.0
+_LOOK_AGAIN = 1.0
 
 
 class Runtime:
@@ -59,6 +65,7 @@ class Runtime:
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
         self._databases: OrderedDict[str, Database] = OrderedDict()
+        self._listed: tuple[tuple[str, ...], float] = ((), 0.0)
         self._lock = threading.Lock()
 
     def database(self, name: str | None) -> Database | None:
@@ -73,7 +80,7 @@ class Runtime:
         name = name or self.main
         database = self._databases.get(name)
         if database is None:
-            if name not in self.names():
+            if name not in self.names() and name not in self.names(_LOOK_AGAIN):
                 raise NoDatabase(f"database {name!r} is not among the configured ones")
             with self._lock:
                 database = self._databases.setdefault(name, self._make(name))
@@ -95,13 +102,21 @@ class Runtime:
                 log.info("Database %s has not been used for longest: its registry and caches are given up", forgotten)
                 database.close()
 
-    def names(self) -> tuple[str, ...]:
-        """The configured databases, the main one first; asks the server when they are to be discovered."""
+    def names(self, age: float = _LISTED_FOR) -> tuple[str, ...]:
+        """The configured databases, the main one first.
+
+        If they are to be discovered the server is asked, unless it was within the last ``age`` seconds.
+        """
         if self.spec is None:
             return ()
-        others = self._discover() if AUTO in self.spec.databases else ()
-        listed = [name for name in self.spec.databases if name != AUTO]
-        return tuple(dict.fromkeys((self.main, *listed, *others)))
+        if not discovers(self.spec.databases):
+            return tuple(dict.fromkeys((self.main, *self.spec.databases)))
+        listed, at = self._listed
+        if not listed or monotonic() - at >= age:
+            found = select(self.spec.databases, self._discover())
+            listed = tuple(dict.fromkeys((self.main, *found)))
+            self._listed = listed, monotonic()
+        return listed
 
     def opened(self) -> list[Database]:
         """The databases that have been used so far."""
@@ -122,15 +137,18 @@ class Runtime:
             application_name=self._application_name,
             relaxed=self._relaxed,
             hints=self._hints,
+            listen_url=self.url(name, listen=True),
         )
 
-    def url(self, name: str) -> str:
+    def url(self, name: str, *, listen: bool = False) -> str:
+        """How to connect to it: to ``listen``, past the pooler if there is one."""
         if self.spec is None:
             raise NoDatabase(f"database {name!r}: no database is configured")
-        return self.spec.url if name == self.main else url_for(self.spec.url, name)
+        url = self.spec.listen_url if listen and self.spec.listen_url else self.spec.url
+        return url if name == self.main and url is self.spec.url else url_for(url, name)
 
     def open_session(self, name: str, *, listen: bool) -> Connection:
-        connection = connect_to(self.url(name), application_name=self._application_name)
+        connection = connect_to(self.url(name, listen=listen), application_name=self._application_name)
         try:
             if not listen:
                 migrate(connection)
@@ -139,11 +157,11 @@ class Runtime:
             raise
         return connection
 
-    def _discover(self) -> tuple[str, ...]:
+    def _discover(self) -> list[Existing]:
         with self._lock:
             main = self._databases.setdefault(self.main, self._make(self.main))
         with main.lend() as connection:
-            return tuple(name for (name,) in execute(connection, _DISCOVER).fetchall())
+            return [Existing(*row) for row in execute(connection, _DISCOVER).fetchall()]
 
 
 _runtime: Runtime | None = None
@@ -301,9 +319,12 @@ def clear(function: Any) -> None:
             generation.clear(function)
 
 
-def databases() -> tuple[str, ...]:
-    """The names of the configured databases, the main one first; empty without a database."""
-    return _configured().names()
+def databases(*, now: bool = False) -> tuple[str, ...]:
+    """The names of the configured databases, the main one first; empty without a database.
+
+    Those that are discovered may have been so some seconds ago, unless they are to be as they are ``now``.
+    """
+    return _configured().names(0.0) if now else _configured().names()
 
 
 def database_url(name: str) -> str:

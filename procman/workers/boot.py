@@ -112,6 +112,7 @@ def seat_child(
         spec=boot.pool,
         channel=channel,
         record=board.writer(seat.record),
+        board=board,
         dump_fd=dump_fd,
         listeners=listeners,
         database=boot.database,

@@ -33,6 +33,7 @@ from procman.core.lifecycle import (
     Bounded,
     CacheFigures,
     Caches,
+    Crew,
     Deactivated,
     Dumped,
     Evidence,
@@ -44,6 +45,7 @@ from procman.core.lifecycle import (
     Recycle,
     Retire,
     Retiring,
+    WorkerEnded,
     cut,
 )
 from procman.core.reason import Reason
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
 
     from procman.core.lifecycle import Seat
     from procman.core.spec import DatabaseSpec, Limits, PoolSpec
-    from procman.observe.scoreboard import Record
+    from procman.observe.scoreboard import Record, Scoreboard
     from procman.unix.channel import Channel
 
 log = logging.getLogger("procman.worker")
@@ -89,11 +91,13 @@ class Child:
         state_dir: str,
         arbiter: int = 0,
         kept: bool = False,
+        board: Scoreboard | None = None,
     ) -> None:
         self.seat = seat
         self.name = seat.name
         self.spec = spec
         self.record = record
+        self.board = board
         self.listeners = listeners
         self.database = database
         self.state_dir = state_dir
@@ -122,7 +126,7 @@ class Child:
         self.abort_current: Callable[[Reason], None] = self._abort
         # Such a loop is told when other limits apply.
         # For a job runner: what is told and what is asked.
-        self.on_evidence: Callable[[Evidence], None] = lambda evidence: None
+        self.on_told: Callable[[Evidence | WorkerEnded | Crew], None] = lambda message: None
         self.on_question: Callable[[str], str] = lambda question: "{}"
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
@@ -252,8 +256,8 @@ class Child:
                 self.retire(reason)
             case Adjust(limits=limits):
                 self.adjust(limits)
-            case Evidence():
-                self.on_evidence(message)
+            case Evidence() | WorkerEnded() | Crew():
+                self.on_told(message)
             case Question(number=number, text=text):
                 self._tell(Answer(number=number, text=self.on_question(text)))
             case Ping():

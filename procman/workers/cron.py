@@ -18,9 +18,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from procman import signaling
+from procman.core.databases import discovers
 from procman.crontab import cron
 from procman.db.connection import database_name
-from procman.signaling.runtime import AUTO
 from procman.workers.cron_agenda import FAILURES, LONGEST_SLEEP, Agenda, in_one_line
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class CronWorker:
                 self._agendas[name] = Agenda(name, self._child, self._declared)
         for name in set(self._agendas) - set(names):
             self._agendas.pop(name).close()
-        if AUTO in spec.databases:
+        if discovers(spec.databases):
             self._discover_at = monotonic() + LONGEST_SLEEP
 
     def _wait(self) -> None:

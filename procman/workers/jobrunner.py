@@ -6,10 +6,13 @@ It imports no application: it has jobs run by the workers of an http pool, and o
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from procman.core.lifecycle import Crew, Evidence, WorkerEnded
 from procman.core.spec import JobrunnerWork
+from procman.jobs.capacity import Capacity
 from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
@@ -30,8 +33,9 @@ def serve(child: Child) -> None:
     work = child.spec.work
     if not isinstance(work, JobrunnerWork):
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
-    runner = Runner(parse(work.channels), Target(work.addresses, url=work.url))
-    child.on_evidence = lambda evidence: runner.keep_evidence(evidence.pid, evidence.reason, evidence.text)
+    capacity = Capacity(work.capacity, work.reserve, child.board)
+    runner = Runner(parse(work.channels), Target(work.addresses, url=work.url), capacity=capacity, worker=child.name)
+    child.on_told = partial(_heed, runner)
     child.ready()
     worked = 0.0
     try:
@@ -49,6 +53,16 @@ def serve(child: Child) -> None:
             runner.wait(child.wake_fds, _seconds_left(child))
     finally:
         runner.close()
+
+
+def _heed(runner: Runner, message: Evidence | WorkerEnded | Crew) -> None:
+    match message:
+        case Evidence(pid=pid, reason=reason, text=text):
+            runner.deaths.condemned(pid, reason, text)
+        case WorkerEnded(pid=pid, reason=reason):
+            runner.worker_ended(pid, reason)
+        case Crew(records=records, threads=threads):
+            runner.capacity.crew(records, threads)
 
 
 def _seconds_left(child: Child) -> float:

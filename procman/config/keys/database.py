@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from procman.config.addresses import DatabaseUrl
+from procman.config.addresses import DatabaseUrl, ListenUrl
 from procman.config.keys.key import REQUIRED, Table, key
 from procman.config.values import Duration, Integer, OrNone, Size, member_of
 from procman.config.words import Databases
@@ -18,7 +18,20 @@ DATABASE = Table(
             "`embedded` runs a private PostgreSQL in the state directory. `$PROCMAN_DATABASE_URL` overrides it.",
             default=REQUIRED,
         ),
-        key("databases", Databases(), "More databases on the same server, for cron and jobs.", default=()),
+        key(
+            "listen_url",
+            OrNone(ListenUrl()),
+            "The same server past a pooler such as PgBouncer, for LISTEN, which needs a session of its own.",
+            of=DatabaseSpec,
+        ),
+        key(
+            "databases",
+            Databases(),
+            'More databases on the same server, for cron and jobs: names; `"auto"`, which is all that the role owns; '
+            'patterns such as `"shop_*"`; and with a `!` those that are left out. Those that match are found while '
+            "everything runs: within 30 s, or at once after `NOTIFY procman_databases` in the main one.",
+            default=(),
+        ),
         key(
             "isolation",
             member_of(Isolation),

@@ -85,7 +85,7 @@ RELOAD = Table(
             Integer(0, 10_000),
             "So many new workers may be starting beside a full pool; 0: an old one goes before its successor comes.",
             of=Reload,
-            default=Computed("1; 0 for `exec` and `jobrunner`"),
+            default=Computed("1; 0 for `exec`"),
         ),
         key("max_unavailable", Integer(1, 10_000), "Without a surge: so many may be missing at a time.", of=Reload),
         key("canary", Boolean(), "The first new worker is alone until it is ready.", of=Reload),

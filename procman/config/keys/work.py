@@ -5,9 +5,9 @@ from __future__ import annotations
 from procman.config.addresses import HttpUrl, ListenAddress
 from procman.config.commands import Ready, Sockets
 from procman.config.keys.key import Computed, key
-from procman.config.values import Duration, Integer, ListOf, OrNone, Text
+from procman.config.values import Duration, Integer, ListOf, OrAuto, OrNone, Text
 from procman.config.words import Application, Channels, Command, DatabaseResolver, Module, Umask
-from procman.core.spec import CronWork, ExecWork, HttpWork, JobrunnerWork, Kind, LongpollingWork, Work
+from procman.core.spec import MOST_EXCHANGES, CronWork, ExecWork, HttpWork, JobrunnerWork, Kind, LongpollingWork, Work
 
 WORK: dict[Kind, type[Work]] = {
     Kind.HTTP: HttpWork,
@@ -78,6 +78,20 @@ WORK_KEYS = (
         Text("the name of a pool"),
         "The http pool that runs the jobs.",
         default=Computed("the only http pool"),
+        kinds={Kind.JOBRUNNER},
+    ),
+    key(
+        "capacity",
+        OrAuto(Integer(1, MOST_EXCHANGES)),
+        'Jobs at once, of all channels. `"auto"`: as many as the pool has workers that no user is served by.',
+        of=JobrunnerWork,
+        kinds={Kind.JOBRUNNER},
+    ),
+    key(
+        "reserve",
+        Integer(0, 10_000),
+        'With `capacity = "auto"`: so many workers are left to users; with more than one at least one is for jobs.',
+        default=Computed("1 if users have no other http pool, else 0"),
         kinds={Kind.JOBRUNNER},
     ),
     key(

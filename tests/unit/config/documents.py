@@ -95,7 +95,8 @@ VALUES = {
     },
     "database": {
         "url": st.sampled_from(["embedded", "postgresql://u:p%40@h:1/d?sslmode=require", "dbname='the shop'"]),
-        "databases": st.lists(texts, max_size=3, unique=True),
+        "listen_url": or_none(st.just("postgresql://past-the-pooler:5432/d")),
+        "databases": st.lists(texts, max_size=3, unique=True) | st.sampled_from(["auto", "shop_*", ["a", "*", "!b"]]),
         "isolation": st.sampled_from([level.value for level in Isolation]),
         "signaling": st.sampled_from(["digest", "sequences"]),
         "cache_size": or_none(sizes),
@@ -110,6 +111,8 @@ VALUES = {
         "bind": st.nothing(),
         "target": st.just("http"),
         "url": st.nothing(),
+        "capacity": st.integers(1, 500) | st.just("auto"),
+        "reserve": st.integers(0, 10_000),
         "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
         "command": st.lists(texts, min_size=1, max_size=4),
         "history_runs": st.integers(1, 10_000),
@@ -242,11 +245,9 @@ def pools(draw, name, kind, number):
         pairs[nested] = draw(some_of(f"pools.NAME.{nested}"))
     complete(pairs, number)
     if kind is Kind.JOBRUNNER:
-        pairs["workers"] = 1
         pairs.pop("target", None)
-        pairs.pop("reload", None)
         pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
-    if kind in (Kind.EXEC, Kind.LONGPOLLING) and isinstance(pairs.get("workers"), dict):
+    if kind in (Kind.EXEC, Kind.LONGPOLLING, Kind.JOBRUNNER) and isinstance(pairs.get("workers"), dict):
         del pairs["workers"]
     if kind is Kind.EXEC and draw(st.booleans()):
         pairs["sockets"] = {"web": f"127.0.0.1:{7000 + number}", "a-b": f"unix:{number} b.sock"}

@@ -191,7 +191,7 @@ def test_the_other_kinds(reading):
     )
     assert [pool.work for pool in spec.pools[1:]] == [
         CronWork(modules=("shop.tasks", "shop.reports")),
-        JobrunnerWork(channels="root:1", target="http", addresses=(ADDRESS,)),
+        JobrunnerWork(channels="root:1", target="http", addresses=(ADDRESS,), reserve=1),
         LongpollingWork(app=None, binds=(TcpAddress(host="127.0.0.1", port=8072),), poll_timeout=10.0),
         ExecWork(command=("redis-server", "--port", "0"), ready="notify"),
     ]

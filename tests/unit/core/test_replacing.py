@@ -144,7 +144,7 @@ def test_a_worker_that_dies_while_its_successor_starts_is_not_replaced_twice():
 
 
 def test_where_two_can_not_stand_side_by_side_the_old_one_goes_first():
-    world = serving(pool("jobs", Kind.JOBRUNNER))
+    world = serving(pool("jobs", Kind.JOBRUNNER, reload=Reload(surge=0)))
     old = world.id_of("jobs.1")
     effects = wish(world, "jobs.1", Reason.MAX_AGE)
     order = [type(e) for e in effects if isinstance(e, (do.Retire, do.Spawn))]
