@@ -48,6 +48,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.main = getcurrent()
+        self.worked = 0.0  # seconds, all in all
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -96,6 +97,7 @@ class Hub:
     def run(self, most: float = 0.0) -> None:
         """Wait until there is something to do, for so many seconds at most, and do it."""
         ready = self._epoll.poll(max(0.0, min(most, self._next() - monotonic())))
+        began = monotonic()
         for fd, _ in ready:
             # One callback may have ended what the next one was about.
             if (callback := self._watched.get(fd)) is not None:
@@ -107,6 +109,7 @@ class Hub:
         for timer in due:
             if timer.callback is not None:
                 timer.callback()
+        self.worked += monotonic() - began
 
     def _next(self) -> float:
         while self._timers and self._timers[0][2].callback is None:

@@ -93,6 +93,11 @@ class Runner(Desk):
         for fd in fds:
             self._hub.unwatch(fd)
 
+    @property
+    def worked(self) -> float:
+        """For how many seconds it has done something, and not waited."""
+        return self._hub.worked
+
     def _next_start(self, now: float) -> float:
         if self.target.closed_until > now:
             return self.target.closed_until

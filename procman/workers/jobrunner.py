@@ -42,13 +42,12 @@ def serve(child: Child) -> None:
         while True:
             child.attend()
             if child.retiring is None:
-                child.check_between(worked)
+                worked, before = runner.worked, worked
+                child.check_between(worked - before)
             if child.retiring is not None:
                 runner.leave()
                 return
-            began = monotonic()
             runner.turn()
-            worked = monotonic() - began
             child.record.beat()
             runner.wait(child.wake_fds, _seconds_left(child))
     finally:
