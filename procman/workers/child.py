@@ -124,10 +124,11 @@ class Child:
         limits = spec.limits
         # Where a loop of their own goes on, who runs the units sees to their limits, and aborts what runs by this.
         self.abort_current: Callable[[Reason], None] = self._abort
-        # Such a loop is told when other limits apply.
-        # For a job runner: what is told and what is asked.
-        self.on_told: Callable[[Evidence | WorkerEnded | Crew], None] = lambda message: None
+        # For a job runner, and a cron worker: what they are told and asked.
+        self.on_evidence: Callable[[Evidence], None] = lambda evidence: None
+        self.on_told: Callable[[WorkerEnded | Crew], None] = lambda message: None
         self.on_question: Callable[[str], str] = lambda question: "{}"
+        # A loop of their own is told when other limits apply.
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
         self._least_bound = inf  # seconds: what the arbiter has been told of units with limits of their own
@@ -256,7 +257,9 @@ class Child:
                 self.retire(reason)
             case Adjust(limits=limits):
                 self.adjust(limits)
-            case Evidence() | WorkerEnded() | Crew():
+            case Evidence():
+                self.on_evidence(message)
+            case WorkerEnded() | Crew():
                 self.on_told(message)
             case Question(number=number, text=text):
                 self._tell(Answer(number=number, text=self.on_question(text)))

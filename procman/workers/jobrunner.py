@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Crew, Evidence, WorkerEnded
+from procman.core.lifecycle import Crew, WorkerEnded
 from procman.core.spec import JobrunnerWork
 from procman.jobs.capacity import Capacity
 from procman.jobs.channels import parse
@@ -35,6 +35,7 @@ def serve(child: Child) -> None:
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
     capacity = Capacity(work.capacity, work.reserve, child.board)
     runner = Runner(parse(work.channels), Target(work.addresses, url=work.url), capacity=capacity, worker=child.name)
+    child.on_evidence = lambda evidence: runner.deaths.condemned(evidence.pid, evidence.reason, evidence.text)
     child.on_told = partial(_heed, runner)
     child.ready()
     worked = 0.0
@@ -54,10 +55,8 @@ def serve(child: Child) -> None:
         runner.close()
 
 
-def _heed(runner: Runner, message: Evidence | WorkerEnded | Crew) -> None:
+def _heed(runner: Runner, message: WorkerEnded | Crew) -> None:
     match message:
-        case Evidence(pid=pid, reason=reason, text=text):
-            runner.deaths.condemned(pid, reason, text)
         case WorkerEnded(pid=pid, reason=reason):
             runner.worker_ended(pid, reason)
         case Crew(records=records, threads=threads):
