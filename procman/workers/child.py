@@ -134,7 +134,8 @@ class Child:
         self._least_bound = inf  # seconds: what the arbiter has been told of units with limits of their own
         self._unlooked = 0.0  # seconds in units since the last look at memory
         # Where units run in the main thread; a loop that goes on meanwhile needs no help.
-        limited = limits.time_real is not None or spec.kind is Kind.CRON  # whose entries may have limits of their own
+        # Jobs and cron entries may have limits of their own.
+        limited = limits.time_real is not None or spec.kind in (Kind.CRON, Kind.HTTP)
         cancels = limited and not spec.concurrent and uses_database(database)
         self._canceller = Canceller(self._waits_for_interruption) if cancels else None
 
@@ -319,6 +320,10 @@ class Child:
     def bound_unit(self, seconds: float) -> None:
         """The unit that runs may take so long, from its beginning on, or less where the pool's limits say so."""
         self.record.bound(seconds)
+        self.tell_bound(seconds)
+
+    def tell_bound(self, seconds: float) -> None:
+        """Have the arbiter look often enough at units that may take so long."""
         if seconds < self._least_bound:
             self._least_bound = seconds
             self._tell(Bounded(seconds=seconds))

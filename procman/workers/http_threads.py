@@ -118,6 +118,13 @@ class Threads:
                 bench.ended = self._child.record.ended
                 self._show_oldest()
 
+    def bound(self, bench: Bench, seconds: float) -> None:
+        with self._lock:
+            bench.limit = seconds
+            self._child.tell_bound(seconds)
+            self._show_oldest()
+        os.eventfd_write(self.fd, 1)  # the loop has to look sooner, perhaps
+
     def served(self, seconds: float, received: int, sent: int) -> None:
         with self._lock:
             self._child.record.served(seconds, received, sent)
@@ -125,6 +132,8 @@ class Threads:
     def _show_oldest(self) -> None:
         for bench, started in self._running.items():
             self._child.record.show(bench.unit, started)
+            if bench.limit is not None:
+                self._child.record.bound(bench.limit)
             return
 
     # -- limits, in the loop -------------------------------------------------------------------------------
@@ -134,12 +143,11 @@ class Threads:
 
     def look_at(self) -> float | None:
         """When limits want to be looked at, on CLOCK_MONOTONIC; None: when another unit has begun."""
-        oldest = next(iter(self._running.values()), None)
-        if oldest is None:
+        with self._lock:
+            running = list(self._running.items())
+        if not running:
             return None
-        times = []
-        if self._limits.time_real is not None:
-            times.append(oldest + self._limits.time_real)
+        times = [over for bench, started in running if (over := self._over_at(bench, started)) is not None]
         if self._limits.time_cpu is not None:
             times.append(monotonic() + cpu_tick(self._limits.time_cpu))
         return min(times, default=None)
@@ -149,13 +157,19 @@ class Threads:
         with self._lock:
             running = list(self._running.items())
         for bench, started in running:
-            if self._limits.time_real is not None and now >= started + self._limits.time_real:
+            over = self._over_at(bench, started)
+            if over is not None and now >= over:
                 self._end(bench, OverRealTime, Reason.REAL_TIME)
             elif self._limits.time_cpu is not None and bench.cpu_seconds() >= self._limits.time_cpu:
                 self._end(bench, OverCpuTime, Reason.CPU_TIME)
         if running and self._limits.time_cpu is not None:
             # The arbiter takes the time of the process from here on for that of the oldest unit.
             self._child.record.cpu_from(time.process_time() - running[0][0].cpu_seconds())
+
+    def _over_at(self, bench: Bench, started: float) -> float | None:
+        """When its unit has taken all its time."""
+        limits = [limit for limit in (self._limits.time_real, bench.limit) if limit is not None]
+        return started + min(limits) if limits else None
 
     def _abort(self, reason: Reason) -> None:
         """The arbiter asks for the end of what is over a limit."""
@@ -181,6 +195,7 @@ class Bench:
         self.database = child.database
         self.record = self
         self.unit = ""
+        self.limit: float | None = None  # seconds: the unit's own
         self.started = self.ended = 0.0
         self._threads = threads
         self._child = child
@@ -198,11 +213,16 @@ class Bench:
     def begin_unit(self, name: str) -> None:
         """`Child.begin_unit`, for this thread."""
         self.unit = name
+        self.limit = None
         threading.current_thread().name = f"unit {name}"  # so stacks tell
         self.interrupted = False
         self._cpu_before = time.thread_time()
         self._threads.begin(self, name)
         self._abortable = True
+
+    def bound_unit(self, seconds: float) -> None:
+        """`Child.bound_unit`, for this thread."""
+        self._threads.bound(self, seconds)
 
     def end_unit(self, *, failed: bool = False) -> None:
         """`Child.end_unit`, for this thread. Nothing strikes the thread after it."""

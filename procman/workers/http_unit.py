@@ -214,7 +214,7 @@ class Units:
     def _job(self, exchange: Exchange, job: tuple[str, str]) -> int:
         from procman.jobs.execute import run
 
-        outcome = run(*job, worker=self._child.name)
+        outcome = run(*job, worker=self._child.name, bound=self._child.bound_unit)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 
