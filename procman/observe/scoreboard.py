@@ -179,12 +179,15 @@ class Record:
         self._floats[_BEAT] = monotonic()
         self.show("", 0.0)
 
-    def begin(self, unit: str) -> None:
-        """A unit begins. With several at once (greenlets, threads) the record shows the latest."""
+    def begin(self, unit: str | bytes) -> None:
+        """A unit begins. With several at once (greenlets, threads) the record shows the latest.
+
+        In bytes its name is UTF-8, and need not be encoded each time.
+        """
         self._busy = busy = self._busy + 1
         self._sequence = sequence = self._sequence + 1
         self.started = started = monotonic()
-        name = unit.encode("utf-8", "replace")
+        name = unit if isinstance(unit, bytes) else unit.encode("utf-8", "replace")
         _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0.0, 0, b"", len(name), name, sequence)
 
     def show(self, unit: str, started: float) -> None:
@@ -194,19 +197,22 @@ class Record:
         busy = self._busy
         _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0.0, 0, b"", len(name), name, sequence)
 
-    def end(self, *, failed: bool = False) -> None:
+    def end(self, failed: bool = False) -> None:
         """The unit is over."""
         ints = self._ints
-        self.requests += 1
-        ints[_REQUESTS] = self.requests
+        self._busy = ints[_BUSY] = self._busy - 1  # first: `unit`
+        self.requests = ints[_REQUESTS] = self.requests + 1
         if failed:
             self._errors += 1
             ints[_ERRORS] = self._errors
-        self._busy -= 1
-        ints[_BUSY] = self._busy
         self._floats[_BEAT] = self.ended = ended = monotonic()
         self._busy_seconds += ended - self.started
         self._floats[_BUSY_SECONDS] = self._busy_seconds
+
+    @property
+    def unit(self) -> int | None:
+        """A number for the unit that runs now, where there is one at a time: another one than the last had."""
+        return self.requests if self._busy else None
 
     def served(self, seconds: float, received: int, sent: int) -> None:
         """The unit was a request that took so long, with so many bytes of body in and of response out."""

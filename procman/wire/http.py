@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from procman.errors import BadRequest
-from procman.wire.request import KEYS, Request, RequestLimits
+from procman.wire.familiar import LONGEST, Familiar, usual_line
+from procman.wire.request import KEYS, Head, Line, Request, RequestLimits
 from procman.wire.rules import GOOD_HOSTS, check_host, check_size, join_repeated, kept, read_target, set_aside
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
 # RFC 9112 section 3: one space each time. llhttp takes several, and RTSP/ and ICE/ for HTTP/. Methods are
 # case-sensitive, and all that are registered (RFC 9110 section 16.1) have capital letters.
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]{0,31}) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n")
-# Nearly all of them: an absolute path, with or without a query.
-_ORIGIN_FORM = re.compile(rb"([A-Z][A-Z-]{0,31}) ((/[!$->@-~]*)(?:\?([!$-~]*))?) HTTP/(1\.[01])\r\n")
 _VERSIONS = {b"1.1": "HTTP/1.1", b"1.0": "HTTP/1.0"}
+_LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 _MOST_BESIDE_TARGET = 128  # bytes of a request line
 _MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be ignored
@@ -48,7 +48,7 @@ class RequestParser:
     """Reads the requests of one connection.
 
     ``new_body`` makes the file that a request's body is collected in; it is told the announced size, or None
-    when the body comes in chunks.
+    when the body comes in chunks. ``familiar`` is for parsers with the same limits to share.
     """
 
     __slots__ = (
@@ -56,11 +56,14 @@ class RequestParser:
         "_body_left",
         "_chunked",
         "_empty_lines",
+        "_familiar",
         "_fed",
         "_head_done",
         "_headers",
+        "_heads",
         "_held",
         "_limits",
+        "_lines",
         "_llhttp",
         "_most_at_once",
         "_new_body",
@@ -74,15 +77,20 @@ class RequestParser:
     )
 
     def __init__(
-        self, limits: RequestLimits | None = None, new_body: Callable[[int | None], BinaryIO] = _memory_body
+        self,
+        limits: RequestLimits | None = None,
+        new_body: Callable[[int | None], BinaryIO] = _memory_body,
+        familiar: Familiar | None = None,
     ) -> None:
         self._limits = limits or RequestLimits()
-        self._most_at_once = min(self._limits.target, self._limits.head)
+        self._most_at_once = min(self._limits.target, self._limits.head, LONGEST)
         self._new_body = new_body
-        self._llhttp: HttpRequestParser | None = HttpRequestParser(self)
+        self._familiar = familiar or Familiar()
+        self._lines, self._heads = self._familiar.lines, self._familiar.heads
+        self._llhttp: HttpRequestParser | None = None  # made when it is needed
         self._held = b""  # the beginning of a request line
         self._empty_lines = 0
-        self._begun: Request | None = None  # its request line has been read, its head has not
+        self._begun: Line | None = None  # the request line has been read, the head has not
         self._request: Request | None = None  # its head has been read
         self._headers: list[tuple[bytes, bytes]] = []
         self._tail = b""  # the last bytes of a head, or between chunks: its end may come in two pieces
@@ -108,33 +116,38 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Read what the client sent."""
-        llhttp = self._llhttp
-        if self.error is not None or self.finished or llhttp is None:
-            return
-        if (
-            self.arriving
-            or self._held
-            or len(data) > self._most_at_once
-            or (match := _ORIGIN_FORM.match(data)) is None
-            or data.find(_HEAD_END) != len(data) - 4
-        ):
+        request = self.read(data)
+        if request is not None:
+            self.requests.append(request)
+
+    def read(self, data: bytes) -> Request | None:
+        """Read what the client sent: one request and nothing else; or it is as if it had been fed.
+
+        That is the usual case, without a detour: a head without a body, all of it, and within every limit.
+        """
+        if self.error is not None or self.finished:
+            return None
+        if self.arriving or self._held or self.requests or len(data) > self._most_at_once:
             self._fed += len(data)
             self._read_pieces(data)
-            return
-        # The usual case, without a detour: a head and nothing else, and all of it, within every limit.
-        method, target, path, query, number = match.groups()
-        text = target.decode()
-        if query is None:
-            self._begun = Request(method.decode(), text, _VERSIONS[number], text)
-        else:
-            self._begun = Request(method.decode(), text, _VERSIONS[number], path.decode(), query.decode())
+            return None
+        start, _, rest = data.partition(_LINE_END)
+        line, head = self._lines.get(start), self._heads.get(rest)
+        if head is not None and (line is not None or (line := self._familiar.line(start)) is not None):
+            self._empty_lines = 0
+            return Request(line, head)
+        if data.find(_HEAD_END) != len(data) - 4 or (line is None and (line := usual_line(start)) is None):
+            self._fed += len(data)
+            self._read_pieces(data)
+            return None
+        self._begun = line
         self.arriving = True
-        try:
-            llhttp.feed_data(data)
-        except HttpParserUpgrade:
-            self._decline_upgrade()
-        except HttpParserError as refusal:
-            self._fail(refusal)
+        self._read_piece(data)
+        if self.error is not None or self.arriving or not self.requests:
+            return None
+        request = self.requests.pop()
+        self._familiar.learn(start, rest, request)
+        return request
 
     def _read_pieces(self, data: bytes) -> None:
         if self._held:
@@ -152,7 +165,8 @@ class RequestParser:
             self.error = self._too_much()
 
     def _read_piece(self, piece: bytes | memoryview) -> None:
-        assert self._llhttp is not None
+        if self._llhttp is None:
+            self._llhttp = HttpRequestParser(self)
         try:
             self._llhttp.feed_data(piece)
         except HttpParserUpgrade:
@@ -182,11 +196,13 @@ class RequestParser:
         if not end or end - at > self._limits.target + _MOST_BESIDE_TARGET:
             self._hold(data[at:])
             return len(data)
-        match = _REQUEST_LINE.match(data, at, end)
-        if match is None:
+        if data[end - 2] == 13 and (line := usual_line(data[at : end - 2])) is not None:
+            self._begin(line)
+        elif (match := _REQUEST_LINE.match(data, at, end)) is not None:
+            self._begin_unusual(match)
+        else:
             self.error = _misunderstood(data[at:end])
             return end
-        self._begin(match)
         return at
 
     def _hold(self, line: bytes) -> None:
@@ -199,35 +215,26 @@ class RequestParser:
             elif len(line) > self._limits.target + _MOST_BESIDE_TARGET:
                 self.error = BadRequest("request target too long", 414)
 
-    def _begin(self, match: re.Match[bytes]) -> None:
-        if (usual := _ORIGIN_FORM.match(match[0])) is not None:
-            self._begin_origin(usual)
-            return
-        method, target, number = match.groups()
+    def _begin(self, line: Line) -> None:
         self.arriving = True
+        if len(line.target) > self._limits.target:
+            self.error = BadRequest("request target too long", 414)
+        else:
+            self._begun = line
+
+    def _begin_unusual(self, match: re.Match[bytes]) -> None:
+        method, target, number = match.groups()
         version = _VERSIONS.get(number)
         if version is None:
+            self.arriving = True
             self.error = BadRequest(f"HTTP version {number.decode()} is not supported", 505)
-        elif len(target) > self._limits.target:
-            self.error = BadRequest("request target too long", 414)
         else:
-            self._begun = Request(method.decode(), target.decode(), version)
-
-    def _begin_origin(self, match: re.Match[bytes]) -> None:
-        method, target, path, query, number = match.groups()
-        self.arriving = True
-        if len(target) > self._limits.target:
-            self.error = BadRequest("request target too long", 414)
-            return
-        text = target.decode()
-        if query is None:
-            self._begun = Request(method.decode(), text, _VERSIONS[number], text)
-        else:
-            self._begun = Request(method.decode(), text, _VERSIONS[number], path.decode(), query.decode())
+            self._begin(Line(method.decode(), target.decode(), version))
 
     def discard(self) -> None:
         """Read no further, and let go of the parser: it and this object know each other (a cycle)."""
         self._llhttp = None
+        self.finished = True
         if self._request is not None and self._request.body is not None:
             self._request.body.close()
 
@@ -240,14 +247,15 @@ class RequestParser:
             self._refuse(f"{name.lower().decode()} in a trailer")
 
     def on_headers_complete(self) -> None:
-        request = self._begun
-        if request is None:
+        line = self._begun
+        if line is None:
             self._refuse("malformed request")  # llhttp has found a message where there is none
             return
         self._begun = None
-        request.headers = headers = self._headers
+        headers = self._headers
         self._headers = []
-        fields = request.fields
+        fields: dict[str, str] = {}
+        request = Request(line, Head(headers, fields))
         for name, value in headers:
             fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
         if (
@@ -258,9 +266,9 @@ class RequestParser:
             or "HTTP_EXPECT" in fields
             or "" in fields
             or not self._llhttp.should_keep_alive()  # type: ignore[union-attr]
-            or request.version == "HTTP/1.0"
-            or not request.raw_path
-            or request.method == "CONNECT"
+            or line.version == "HTTP/1.0"
+            or not line.raw_path
+            or line.method == "CONNECT"
             or self._fed > self._limits.head
             or len(headers) > self._limits.headers
         ):
@@ -277,19 +285,19 @@ class RequestParser:
 
     def _judge(self, request: Request) -> None:
         assert self._llhttp is not None
-        headers, fields = request.headers, request.fields
+        headers, fields = request.head.headers, request.head.fields
         if self._fed > self._limits.head or len(headers) > self._limits.headers:
             check_size(request, self._limits)
         aside = set_aside(request) if "" in fields else 0
         if len(fields) + aside != len(headers):
             join_repeated(request)
-        request.keep_alive = self._llhttp.should_keep_alive() and (request.version == "HTTP/1.1" or kept(fields))
+        request.keep_alive = self._llhttp.should_keep_alive() and (request.line.version == "HTTP/1.1" or kept(fields))
         self._apply_rules(request)
 
     def _apply_rules(self, request: Request) -> None:
-        fields = request.fields
-        if not request.raw_path or request.method == "CONNECT":
-            read_target(request)
+        line, fields = request.line, request.head.fields
+        if not line.raw_path or line.method == "CONNECT":
+            read_target(line)
         if (host := fields.get("HTTP_HOST")) not in GOOD_HOSTS:
             check_host(request, host)
         if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
@@ -343,10 +351,11 @@ class RequestParser:
         return BadRequest("request head too large", 431)
 
     def _read_framing(self, request: Request) -> None:
-        length = request.fields.get("CONTENT_LENGTH")
-        coding = request.fields.get("HTTP_TRANSFER_ENCODING")
+        fields = request.head.fields
+        length = fields.get("CONTENT_LENGTH")
+        coding = fields.get("HTTP_TRANSFER_ENCODING")
         if length is None:
-            if request.version == "HTTP/1.0":
+            if request.line.version == "HTTP/1.0":
                 self._refuse("Transfer-Encoding in HTTP/1.0")
             if coding is None or coding.lower() != "chunked":
                 self._refuse("unknown transfer coding")
@@ -367,9 +376,9 @@ class RequestParser:
             request.body = self._new_body(size)
 
     def _read_expectation(self, request: Request) -> None:
-        if request.version == "HTTP/1.0":
+        if request.line.version == "HTTP/1.0":
             return  # RFC 9110 section 10.1.1: to be ignored
-        if request.fields["HTTP_EXPECT"].lower() != "100-continue":
+        if request.head.fields["HTTP_EXPECT"].lower() != "100-continue":
             self._refuse("unknown expectation", 417)
         self.awaits_continue = request.body is not None
 
@@ -388,15 +397,16 @@ class RequestParser:
 
     def _replay_framing(self, request: Request) -> None:
         assert self._llhttp is not None
-        if "CONTENT_LENGTH" in request.fields:
-            framing = b"Content-Length: " + request.fields["CONTENT_LENGTH"].encode()
+        fields = request.head.fields
+        if "CONTENT_LENGTH" in fields:
+            framing = b"Content-Length: " + fields["CONTENT_LENGTH"].encode()
         else:
             framing = b"Transfer-Encoding: chunked"
         keep = b"" if request.keep_alive else b"\r\nConnection: close"
-        left, waits = self._body_left, "HTTP_EXPECT" in request.fields
+        left, waits = self._body_left, "HTTP_EXPECT" in fields
         self.finished = False
         self.arriving = True
-        self._begun = Request("POST", "/", "HTTP/1.1", "/")
+        self._begun = Line("POST", "/", "HTTP/1.1", "/")
         self._llhttp.feed_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + keep + b"\r\n\r\n")
         self._body_left, self._request = left, request
         self.awaits_continue = waits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from procman.wire.forwarded import is_told
@@ -52,33 +52,67 @@ class RequestLimits:
     body: int = 128 * 1024 * 1024
 
 
-class Request:
-    """One complete request. Its texts are latin-1 in a str, as PEP 3333 has them.
+class Line:
+    """A request line (RFC 9112 section 3). Its texts are latin-1 in a str, as PEP 3333 has them.
 
-    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``headers`` are as they came;
-    ``fields`` has them by their names in an environ (RFC 3875 section 4.1.18: CONTENT_TYPE, HTTP_HOST), repeated ones
-    joined, without the white space around values and without names that have an underscore. ``told`` is what proxies
-    tell, or whoever says that he is one (`procman.wire.forwarded`), None when there is nothing of the sort. ``body`` is
-    None when there is none, else rewound; ``body_size`` is its real size also when it came in chunks. ``authority`` is
-    that of an absolute-form target, which outweighs the Host header (RFC 9112 section 3.2.2).
+    ``path`` is decoded from per cents; ``raw_path`` and ``query`` are not. ``name`` is that of a unit which answers it.
+    ``authority`` is that of an absolute-form target, which outweighs the Host header (RFC 9112 section 3.2.2).
+    ``environ`` is for whoever makes something of it to keep.
     """
 
-    # What is rarely anything else is said once, here.
-    authority: str | None = None
-    told: dict[str, str] | None = None
-    keep_alive = True
-    body: BinaryIO | None = None
-    body_size = 0
+    __slots__ = ("authority", "environ", "method", "name", "path", "query", "raw_path", "target", "version")
 
     def __init__(self, method: str, target: str, version: str, path: str = "", query: str = "") -> None:
         self.method = method
         self.target = target
         self.version = version
+        self.authority: str | None = None
+        self.environ: dict[str, str] | None = None
+        self.lead_to(path, query)
+
+    def lead_to(self, path: str, query: str) -> None:
+        """Ask for this, as the target has it."""
         self.raw_path = path
         self.path = path if "%" not in path else unquote(path)
         self.query = query
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.fields: dict[str, str] = {}
+        self.name = f"{self.method} {path}".encode()
+
+
+class Head:
+    """The headers of a request. ``headers`` are as they came.
+
+    ``fields`` has them by their names in an environ (RFC 3875 section 4.1.18: CONTENT_TYPE, HTTP_HOST), repeated ones
+    joined, without the white space around values and without names that have an underscore. ``told`` is what proxies
+    tell, or whoever says that he is one (`procman.wire.forwarded`), None when there is nothing of the sort.
+    ``familiar``: there is no body, nothing else to be done and nothing wrong, and other requests may have the same
+    object; ``environ`` is for whoever makes something of it to keep, with what else has gone into it.
+    """
+
+    __slots__ = ("environ", "familiar", "fields", "headers", "told")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], fields: dict[str, str]) -> None:
+        self.headers = headers
+        self.fields = fields
+        self.told: dict[str, str] | None = None
+        self.familiar = False
+        self.environ: tuple[object, dict[str, Any]] | None = None
+
+
+class Request:
+    """One complete request.
+
+    ``body`` is None when there is none, else rewound; ``body_size`` is its real size also when it came in chunks.
+    ``keep_alive``: the client wants the connection to go on.
+    """
+
+    # What is rarely anything else is said once, here.
+    keep_alive = True
+    body: BinaryIO | None = None
+    body_size = 0
+
+    def __init__(self, line: Line, head: Head) -> None:
+        self.line = line
+        self.head = head
 
 
 def unquote(path: str) -> str:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # RFC 9110 sections 5.1 and 5.6.2: a field name is a token. RFC 9112 section 4: three digits, a space, a phrase.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -33,6 +37,8 @@ _NAMES: dict[str, str] = {}  # as written -> in lower case, of names that were f
 _STATUSES: dict[str, tuple[int, str, bool]] = {}
 _MOST_REMEMBERED = 512
 _LONGEST_LENGTH = 18  # digits: sendfile(2) takes no more than 63 bits
+_HEADS: dict[tuple[str, tuple[tuple[str, str], ...]], ResponseHead] = {}
+_LONGEST_REMEMBERED = 1024  # bytes of a head
 
 _LINE_END = b"\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,7 +56,7 @@ class ResponseHead:
 
     __slots__ = ("block", "bodyless", "code", "has_date", "length")
 
-    def __init__(self, status: str, headers: list[tuple[str, str]]) -> None:
+    def __init__(self, status: str, headers: Iterable[tuple[str, str]]) -> None:
         self.length: int | None = None
         self.has_date = False
         self.code, line, self.bodyless = _STATUSES.get(status) or _check_status(status)
@@ -71,7 +77,7 @@ class ResponseHead:
                     continue  # RFC 9110 section 8.6
             elif key == "date":
                 self.has_date = True
-            lines.append(f"{name}: {value}\r\n")
+            lines.append(name + ": " + value + "\r\n")  # what the text is, whatever a subclass makes of it in a format
         self.block = "".join(lines).encode("latin-1")  # UnicodeEncodeError is a ValueError
 
     def render(self, date: bytes, framing: bytes) -> bytes:
@@ -79,6 +85,22 @@ class ResponseHead:
         if self.has_date:
             date = b""
         return self.block + date + framing + _LINE_END
+
+
+def response_head(status: str, headers: list[tuple[str, str]]) -> ResponseHead:
+    """The head that says this, which need not be made again if it has been said before; raises as it does."""
+    said = status, tuple(headers)
+    try:
+        return _HEADS[said]
+    except TypeError:  # something in it is no str and no tuple: the head itself will say
+        return ResponseHead(status, said[1])
+    except KeyError:
+        head = ResponseHead(status, said[1])
+    if len(head.block) <= _LONGEST_REMEMBERED:
+        if len(_HEADS) >= _MOST_REMEMBERED:
+            _HEADS.clear()
+        _HEADS[said] = head
+    return head
 
 
 def date(second: int) -> bytes:

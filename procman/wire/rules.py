@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from procman.errors import BadRequest
 from procman.wire.authority import is_authority
 from procman.wire.forwarded import told
-from procman.wire.request import KEYS, unquote
+from procman.wire.request import KEYS
 
 if TYPE_CHECKING:
-    from procman.wire.request import Request, RequestLimits
+    from procman.wire.request import Line, Request, RequestLimits
 
 _ABSOLUTE = re.compile(r"https?://([^/?#@]+)(/[^?#]*)?(?:\?([^#]*))?", re.IGNORECASE)
 _NEVER_REPEATED = {
@@ -32,19 +32,20 @@ _MOST_HOSTS = 512
 
 def check_size(request: Request, limits: RequestLimits) -> None:
     """Refuse a head that has too many headers, or is too long."""
-    if len(request.headers) > limits.headers:
+    if len(request.head.headers) > limits.headers:
         raise BadRequest("too many headers", 431)
     # What was fed is never less than the head, so that mostly nothing needs to be added up.
-    size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+    headers = request.head.headers
+    size = len(request.line.target) + sum(len(name) + len(value) + 4 for name, value in headers)
     if size > limits.head:
         raise BadRequest("request head too large", 431)
 
 
 def join_repeated(request: Request) -> None:
     """Make one field of headers that came several times, where that may be."""
-    fields = request.fields
+    fields = request.head.fields
     fields.clear()
-    for name, value in request.headers:
+    for name, value in request.head.headers:
         key, text = KEYS[name], value.decode("latin-1").rstrip(" \t")
         if not key:
             continue
@@ -57,38 +58,37 @@ def join_repeated(request: Request) -> None:
             fields[key] += ("; " if key == "HTTP_COOKIE" else ",") + text
 
 
-def read_target(request: Request) -> None:
+def read_target(line: Line) -> None:
     """Any form of a target but the usual one, and its refusal."""
-    target = request.target
+    target = line.target
     if "#" in target:
         raise BadRequest("fragment in the request target")
-    if request.method == "CONNECT":
+    if line.method == "CONNECT":
         raise BadRequest("CONNECT is not supported", 501)
     if target.startswith("/"):
-        request.raw_path, _, request.query = target.partition("?")
-        request.path = unquote(request.raw_path)
+        path, _, query = target.partition("?")
+        line.lead_to(path, query)
     elif target != "*":
-        _read_absolute(request)
-    elif request.method == "OPTIONS":
-        request.raw_path = "*"
+        _read_absolute(line)
+    elif line.method == "OPTIONS":
+        line.lead_to("*", "")
+        line.path = ""  # of no resource
     else:
         raise BadRequest("only OPTIONS may ask for *")
 
 
-def _read_absolute(request: Request) -> None:
-    match = _ABSOLUTE.fullmatch(request.target)
+def _read_absolute(line: Line) -> None:
+    match = _ABSOLUTE.fullmatch(line.target)
     if match is None or not is_authority(match[1]):
         raise BadRequest("malformed request target")
-    request.authority = match[1]
-    request.raw_path = match[2] or "/"
-    request.path = unquote(request.raw_path)
-    request.query = match[3] or ""
+    line.authority = match[1]
+    line.lead_to(match[2] or "/", match[3] or "")
 
 
 def check_host(request: Request, host: str | None) -> None:
     """Refuse what is no host; one that is good is remembered."""
     if host is None:
-        if request.version == "HTTP/1.1":
+        if request.line.version == "HTTP/1.1":
             raise BadRequest("missing Host header")
     elif host and not is_authority(host):  # RFC 9110 section 7.2 lets it be empty
         raise BadRequest("malformed Host header")
@@ -98,9 +98,10 @@ def check_host(request: Request, host: str | None) -> None:
 
 def set_aside(request: Request) -> int:
     """Take out what is no field of an environ, and keep of it what proxies tell; how many headers that were."""
-    del request.fields[""]
-    request.told = told(request.headers)
-    return sum(not KEYS[name] for name, _ in request.headers)
+    head = request.head
+    del head.fields[""]
+    head.told = told(head.headers)
+    return sum(not KEYS[name] for name, _ in head.headers)
 
 
 def kept(fields: dict[str, str]) -> bool:

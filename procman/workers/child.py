@@ -309,13 +309,11 @@ class Child:
 
     # -- units --------------------------------------------------------------------------------------------
 
-    def begin_unit(self, name: str) -> None:
+    def begin_unit(self, name: str | bytes) -> None:
         """A unit begins: from here on limits act on it. One at a time, in the main thread."""
         self.record.begin(name)
         self._interrupted = self._struck = False
         self._in_unit = True
-        if self._cpu is not None:
-            self._cpu.begin()
 
     def bound_unit(self, seconds: float) -> None:
         """The unit that runs may take so long, from its beginning on, or less where the pool's limits say so."""
@@ -332,29 +330,28 @@ class Child:
         """Have everybody told that a cron entry is not run any more."""
         self._tell(Deactivated(entry=entry, database=database, text=cut(text)))
 
-    def end_unit(self, *, failed: bool = False) -> None:
+    def end_unit(self, failed: bool = False) -> None:
         """The unit is over; limits that are looked at between units may have this worker replaced."""
         if self.forked:
             # A process that the application has forked, and that has come out of the unit by return or sys.exit().
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
             os._exit(0)
         self._in_unit = False
-        if self._cpu is not None:
-            self._cpu.end()
-        self.record.end(failed=failed)
-        if self.retiring is None:
-            self.check_between(self.record.ended - self.record.started)
+        record = self.record
+        record.end(failed)
+        self._unlooked = unlooked = self._unlooked + record.ended - record.started
+        if (unlooked >= LOOK_AFTER or record.requests >= self._share) and self.retiring is None:
+            self.check_between(0.0)
 
     def check_between(self, seconds: float) -> None:
         """Look at the limits that are looked at between units, of which one or several took so long."""
         if self.record.requests >= self._share or self._age_deadline is not None:
             self.check_limits()
-        if self._memory is not None and self._recycling is None:
-            self._unlooked += seconds
-            if self._unlooked >= LOOK_AFTER:
-                self._unlooked = 0.0
-                if self._memory.exceeded():
-                    self.recycle(Reason.MEMORY_SOFT)
+        self._unlooked += seconds
+        if self._unlooked >= LOOK_AFTER:
+            self._unlooked = 0.0
+            if self._memory is not None and self._recycling is None and self._memory.exceeded():
+                self.recycle(Reason.MEMORY_SOFT)
 
     def _become_a_stranger(self) -> None:
         self.forked = True

@@ -32,7 +32,7 @@ class CpuLimit:
         self._record = record
         self._exceeded = exceeded
         self._since: float | None = None
-        self._in_unit = False
+        self._unit: int | None = None  # that was met at the last tick
         self._over = False
 
     def start(self) -> None:
@@ -47,23 +47,11 @@ class CpuLimit:
         """Count no more."""
         signal.setitimer(signal.ITIMER_PROF, 0)
 
-    def begin(self) -> None:
-        """A unit begins."""
-        self._since = None
-        self._in_unit = True
-        self._over = False
-
-    def end(self) -> None:
-        """It is over; or another one has had its turn, where several take turns."""
-        self._since = None
-        self._in_unit = False
-
     def _on_tick(self, signum: int, frame: FrameType | None) -> None:
         now = process_time()
-        if not self._in_unit:
-            self._record.cpu_from(now)
-        elif self._since is None:
-            self._since = now
+        unit = self._record.unit
+        if unit is None or unit != self._unit or self._since is None:
+            self._unit, self._since, self._over = unit, now, False
             self._record.cpu_from(now)
         elif now - self._since >= self._limit and not self._over:
             # Not again with the next tick, in the midst of its end; if it does not end, the arbiter will see to it.

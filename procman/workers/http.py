@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from procman.core.reason import Reason
 from procman.core.spec import HttpWork
 from procman.unix.process import make_room
-from procman.wire.request import Request
+from procman.wire.request import Head, Line, Request
 from procman.wire.response import CONTINUE, plain
 from procman.workers.http_access import accesses
 from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
@@ -47,6 +47,7 @@ _MOST_TURNED_AWAY = 128  # connections that are told so
 _LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not be written are tried again
 _OTHER_DESCRIPTORS = 256  # of the worker and its application, beside the connections
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
+_IDLE = Phase.IDLE  # looked up for each request
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -102,7 +103,7 @@ class HttpWorker:
                     connection = connections.get(fd)
                     if connection is None:
                         self._on_other(fd)
-                    elif connection.phase <= Phase.IDLE:
+                    elif connection.phase <= _IDLE:
                         self._receive(connection)
                     else:
                         self._on_event(connection)
@@ -263,19 +264,20 @@ class HttpWorker:
         if not data:
             self._close(connection)
             return
-        connection.feed(data)
-        parser = connection.parser
-        if len(parser.requests) != 1 or parser.arriving or connection.out or connection.closing or self._threads:
+        request = connection.read(data)
+        if request is None or connection.out or connection.closing or self._threads is not None:
+            if request is not None:
+                connection.parser.requests.append(request)
             self._go_on(connection)
             return
         # The usual case: one request, and the client waits for its answer.
-        ended = self._units.serve(parser.requests.pop(), connection)
-        if connection.out or connection.closing or connection.closed or parser.error is not None:
+        ended = self._units.serve(request, connection)
+        if connection.out or connection.closing or connection.closed:
             self._go_on(connection)
             return
         if not connection.events:
             connection.watch(EPOLLIN)
-        connection.phase = Phase.IDLE
+        connection.phase = _IDLE
         connection.due = due = ended + self._work.keepalive
         if due < self._look_at:
             self._look_at = due
@@ -355,7 +357,7 @@ class HttpWorker:
         if self._accesses is not None:
             self._accesses.refused(connection.peer[0], status)
         head, body = plain(status, reason, headers)
-        request = Request("GET", "", "HTTP/1.1")
+        request = Request(Line("GET", "", "HTTP/1.1"), Head([], {}))
         connection.parser.requests.clear()
         connection.respond(request, head, b"", (body,), keep=False, now=monotonic())
         self._go_on(connection)

@@ -77,22 +77,22 @@ class Scribe:
         remote, scheme, host = exchange.origin or (
             connection.peer[0],
             connection.environ["wsgi.url_scheme"],
-            request.authority or request.fields.get("HTTP_HOST"),
+            request.line.authority or request.head.fields.get("HTTP_HOST"),
         )
         self._log.add(
             Visit(
                 ended=now,
                 remote=remote,
-                method=request.method,
-                target=request.target,
-                protocol=request.version,
+                method=request.line.method,
+                target=request.line.target,
+                protocol=request.line.version,
                 status=exchange.broken or (_GONE if connection.closed else code),
                 sent=exchange.body_sent,
                 received=request.body_size,
                 host=host,
                 scheme=scheme,
-                referer=request.fields.get("HTTP_REFERER"),
-                user_agent=request.fields.get("HTTP_USER_AGENT"),
+                referer=request.head.fields.get("HTTP_REFERER"),
+                user_agent=request.head.fields.get("HTTP_USER_AGENT"),
                 wait=0.0 if arrived is None else max(0.0, begun - arrived),
                 real=record.ended - record.started if has_run else 0.0,
                 cpu=cpu,

@@ -116,13 +116,14 @@ class Connection:
         "environ",
         "events",
         "fd",
-        "feed",
         "out",
         "parser",
         "peer",
         "phase",
         "plain",
+        "read",
         "recv",
+        "remote",
         "send_now",
         "sent",
         "sock",
@@ -136,6 +137,7 @@ class Connection:
         *,
         peer: tuple[str, int],
         environ: dict[str, Any],
+        remote: dict[str, Any],
         owner: Owner,
         keeps: bool,
         poll: select.epoll,
@@ -147,9 +149,10 @@ class Connection:
         self.recv = sock.recv
         self.send_now = sock.send
         self.parser = parser
-        self.feed = parser.feed
+        self.read = parser.read
         self.peer = peer  # address and port; ("", 0) on a unix socket
-        self.environ = environ  # what all its requests have in common
+        self.environ = environ  # what its requests have in common with those of other connections; not to be changed
+        self.remote = remote  # and with one another alone
         self.events = 0  # what epoll watches
         self.phase = Phase.REQUEST
         self.due = inf  # until when this phase may last
@@ -186,16 +189,16 @@ class Connection:
         if not (keep and request.keep_alive and self._keeps) or self._is_last():
             self.closing = True
             return framing + _CLOSE
-        return framing + _KEEP if request.version == "HTTP/1.0" else framing
+        return framing + _KEEP if request.line.version == "HTTP/1.0" else framing
 
     def _is_last(self) -> bool:
         return self._owner.retiring is not None and not self.parser.requests
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool, now: float
     ) -> None:
         """Send a whole response: at once what the kernel takes, and the rest when it can."""
-        if not (keep and request.keep_alive and request.version == "HTTP/1.1") or self._owner.retiring is not None:
+        if not (keep and request.keep_alive and request.line.version == "HTTP/1.1") or self._owner.retiring is not None:
             framing = self._framing(request, framing, keep=keep)
         elif not self._keeps:
             self.closing = True
@@ -385,7 +388,7 @@ class Connection:
                 _close_file(part)
         self.out.clear()
         self.parser.discard()
-        del self.feed, self.recv, self.send_now  # they know their objects: nothing is left to the garbage collector
+        del self.read, self.recv, self.send_now  # they know their objects: nothing is left to the garbage collector
         self.sock.close()
 
 

@@ -109,7 +109,8 @@ def _introduce(connection: Connection, proxied: Proxied) -> None:
         name = f"[{host}]" if ":" in host else host
         server = {**connection.environ, "SERVER_NAME": name, "SERVER_PORT": str(port)}
         connection.peer = proxied.source
-        connection.environ = peer_environ(server, proxied.source)
+        connection.environ = server
+        connection.remote = peer_environ(proxied.source)
     elif not proxied.local:
         connection.peer = _UNKNOWN
     if proxied.tls:

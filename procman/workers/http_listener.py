@@ -7,6 +7,7 @@ from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from procman.wire.familiar import Familiar
 from procman.wire.http import RequestParser
 from procman.wire.request import RequestLimits
 from procman.workers.http_connection import Connection, Owner
@@ -31,6 +32,7 @@ class Listener:
         self._door = door
         door.listen(sock)
         self._limits = RequestLimits(body=work.max_body)
+        self._familiar = Familiar()
         self._environ = _environ_of(sock, threads=work.threads > 1)
         self._accept = sock._accept  # type: ignore[attr-defined]
         self._kind = int(sock.family), int(sock.type), sock.proto
@@ -46,9 +48,10 @@ class Listener:
         connection = Connection(
             sock,
             fd,
-            RequestParser(self._limits, self._new_body),
+            RequestParser(self._limits, self._new_body, self._familiar),
             peer=peer,
-            environ=peer_environ(self._environ, peer),
+            environ=self._environ,
+            remote=peer_environ(peer),
             owner=self._owner,
             keeps=self._work.keepalive > 0,
             poll=self._poll,

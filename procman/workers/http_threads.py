@@ -105,7 +105,7 @@ class Threads:
 
     # -- units, in their threads ---------------------------------------------------------------------------
 
-    def begin(self, bench: Bench, name: str) -> None:
+    def begin(self, bench: Bench, name: bytes) -> None:
         with self._lock:
             self._child.record.begin(name)
             self._running[bench] = bench.started = self._child.record.started
@@ -210,11 +210,11 @@ class Bench:
         self._ident = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._ident)
 
-    def begin_unit(self, name: str) -> None:
+    def begin_unit(self, name: bytes) -> None:
         """`Child.begin_unit`, for this thread."""
-        self.unit = name
+        self.unit = name.decode()
         self.limit = None
-        threading.current_thread().name = f"unit {name}"  # so stacks tell
+        threading.current_thread().name = f"unit {self.unit}"  # so stacks tell
         self.interrupted = False
         self._cpu_before = time.thread_time()
         self._threads.begin(self, name)
@@ -224,7 +224,7 @@ class Bench:
         """`Child.bound_unit`, for this thread."""
         self._threads.bound(self, seconds)
 
-    def end_unit(self, *, failed: bool = False) -> None:
+    def end_unit(self, failed: bool = False) -> None:
         """`Child.end_unit`, for this thread. Nothing strikes the thread after it."""
         self._abortable = False
         _drop_async_exc(self._ident, None)

@@ -74,15 +74,15 @@ class Units:
     def _serve(self, request: Request, connection: Connection, exchange: Exchange | None = None) -> float:
         if exchange is None:
             exchange = Exchange(request, connection)
-        if request.path == RUN_JOB and request.method == "GET" and self._signaling is not None:
+        if request.line.path == RUN_JOB and request.line.method == "GET" and self._signaling is not None:
             # Without a database there are no jobs of ours, and the path is the application's own affair.
             self._serve_job(request, exchange, connection.peer[0])
             return monotonic()
-        environ = make_environ(request, connection.environ)
-        if request.told is not None and not self._believe(request, environ, exchange, connection.peer[0]):
+        environ = make_environ(request, connection.environ, connection.remote)
+        if request.head.told is not None and not self._believe(request, environ, exchange, connection.peer[0]):
             return monotonic()
-        name = f"{request.method} {request.raw_path}"
-        if self._rpc is not None and self._rpc.serves(request.path):
+        name = request.line.name
+        if self._rpc is not None and self._rpc.serves(request.line.path):
             self._run_unit(name, exchange, self._call, exchange, environ)
         elif self._signaling is None:
             self._run_unit(name, exchange, exchange.run, self._application, environ)
@@ -95,7 +95,7 @@ class Units:
     def _believe(self, request: Request, environ: dict[str, Any], exchange: Exchange, peer: str) -> bool:
         """Take what proxies tell for what it is worth; false when the request is refused for it."""
         try:
-            self._proxies.tell(environ, request.told or {}, peer)
+            self._proxies.tell(environ, request.head.told or {}, peer)
             exchange.origin = environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ.get("HTTP_HOST")
         except BadRequest as refusal:
             request.keep_alive = False
@@ -144,7 +144,7 @@ class Units:
     # -- the unit ------------------------------------------------------------------------------------------
 
     def _run_unit(
-        self, name: str, exchange: Exchange, work: Callable[[Any, Any], int], first: Any, second: Any
+        self, name: bytes, exchange: Exchange, work: Callable[[Any, Any], int], first: Any, second: Any
     ) -> None:
         """Bracket ``work``, which returns a status, as a unit, and send what has come of it."""
         child, client, record = self._child, exchange.client, self._record
@@ -158,7 +158,7 @@ class Units:
             except BaseException as error:
                 status = self._failed(name, exchange, error)
             finally:
-                child.end_unit(failed=status >= 500)
+                child.end_unit(status >= 500)
                 ended = True
         except UnitAborted:
             # It struck while the first one was being dealt with. After end_unit() it can't any more.
@@ -172,8 +172,9 @@ class Units:
             exchange.finish(record.ended)
         record.served(record.ended - record.started, exchange.request.body_size, client.sent - sent)
 
-    def _failed(self, name: str, exchange: Exchange, error: BaseException) -> int:
+    def _failed(self, unit: bytes, exchange: Exchange, error: BaseException) -> int:
         """The application's boundary: whatever it raises is the answer to this one request; its status."""
+        name = unit.decode()
         match error:
             case UnitAborted():
                 self._roll_back_leftover()
@@ -200,14 +201,14 @@ class Units:
 
     def _serve_job(self, request: Request, exchange: Exchange, peer: str) -> None:
         """Run the job that the job runner of this machine asks for."""
-        asked = parse_qs(request.query)
+        asked = parse_qs(request.line.query)
         database, uuid = asked.get("db", [""])[0], asked.get("job_uuid", [""])[0]
         if not _is_local(request, peer):
             exchange.replace(*plain(403, "jobs are run for this machine only"))
         elif not database or not uuid:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
-            self._run_unit(f"job {uuid}", exchange, self._job, exchange, (database, uuid))
+            self._run_unit(b"job %b" % uuid.encode(), exchange, self._job, exchange, (database, uuid))
             return
         exchange.finish(monotonic())
 
@@ -227,6 +228,6 @@ def _answer(exchange: Exchange, status: int, *, retry_after: int | None = None) 
 
 def _is_local(request: Request, address: str) -> bool:
     """Asked from this machine, and not by a proxy on it for somebody else."""
-    if request.told is not None or "HTTP_VIA" in request.fields:
+    if request.head.told is not None or "HTTP_VIA" in request.head.fields:
         return False
     return address == "" or address == "::1" or address.removeprefix("::ffff:").startswith("127.")

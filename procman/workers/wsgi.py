@@ -12,13 +12,14 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
-from procman.wire.response import LAST_CHUNK, ResponseHead, chunk
+from procman.wire.response import LAST_CHUNK, chunk, response_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from procman.wire.request import Request
+    from procman.wire.response import ResponseHead
 
 MOST_COLLECTED = 1024 * 1024  # bytes of a response that wait for the commit
 _BLOCK = 64 * 1024
@@ -38,7 +39,7 @@ class Client(Protocol):
         """The head on the wire; ``keep`` says that the connection may be kept after this response."""
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool, now: float
     ) -> None:
         """Send a whole response: head, and then the blocks."""
 
@@ -103,7 +104,7 @@ class Exchange:
     def __init__(self, request: Request, client: Client) -> None:
         self.request = request
         self.client = client
-        self._is_head = request.method == "HEAD"
+        self._is_head = request.line.method == "HEAD"
         self._blocks: list[bytes] = []
 
     # -- what the application calls ------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class Exchange:
                 exc_info = None  # the traceback knows this frame: a cycle
         elif self.head is not None:
             raise AssertionError("start_response() called again without exc_info")
-        self.head = ResponseHead(status, headers)
+        self.head = response_head(status, headers)
         if not self.streams:
             # An error page takes the place of what was collected and not sent.
             self._blocks.clear()
@@ -201,7 +202,7 @@ class Exchange:
         if self.streams:
             self._finish_stream()
         elif head.length == self._size and not (self._is_head or self._file or head.bodyless):
-            self.client.respond(self.request, head, b"", self._blocks, keep=True, now=now)
+            self.client.respond(self.request, head, b"", self._blocks, True, now)
         else:
             self._send_collected(head, now)
 
@@ -264,7 +265,7 @@ class Exchange:
         head, request = self.head, self.request
         assert head is not None
         self.streams = True
-        self._chunked = head.length is None and request.version == "HTTP/1.1"
+        self._chunked = head.length is None and request.line.version == "HTTP/1.1"
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         # Without a length and without chunks only the end of the connection ends the body.
         keep = self._chunked or head.length is not None

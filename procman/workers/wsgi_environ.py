@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from procman.workers.wsgi import FileWrapper
 
 if TYPE_CHECKING:
-    from procman.wire.request import Request
+    from procman.wire.request import Line, Request
 
 
 def base_environ(server_name: str, server_port: str, *, threads: bool = False) -> dict[str, Any]:
@@ -30,36 +30,50 @@ def base_environ(server_name: str, server_port: str, *, threads: bool = False) -
     }
 
 
-def peer_environ(base: dict[str, Any], peer: tuple[str, int]) -> dict[str, Any]:
+def peer_environ(peer: tuple[str, int]) -> dict[str, Any]:
     """What is the same in every request of one connection: ``peer`` is ("", 0) on a unix socket."""
     address, port = peer
-    if port:
-        return {**base, "REMOTE_ADDR": address, "REMOTE_PORT": str(port)}
-    return {**base, "REMOTE_ADDR": address}
+    return {"REMOTE_ADDR": address, "REMOTE_PORT": str(port)} if port else {"REMOTE_ADDR": address}
 
 
-def make_environ(request: Request, of_connection: dict[str, Any]) -> dict[str, Any]:
-    """The environ of one request, on a connection that has this in common.
+def make_environ(request: Request, base: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
+    """The environ of one request, with what it has in common with others.
 
-    The body has been read and unchunked, so CONTENT_LENGTH is its real size and Transfer-Encoding is no more.
+    ``base`` is never changed once it has been given. The body has been read and unchunked, so CONTENT_LENGTH is its
+    real size and Transfer-Encoding is no more.
     """
-    environ = of_connection.copy()
-    environ["REQUEST_METHOD"] = request.method
-    environ["PATH_INFO"] = request.path
-    environ["QUERY_STRING"] = request.query
-    environ["REQUEST_URI"] = request.target
-    environ["SERVER_PROTOCOL"] = request.version
-    environ.update(request.fields)
-    if request.body is None:
-        environ["wsgi.input"] = BytesIO()
-        if "CONTENT_LENGTH" in environ:
-            environ["CONTENT_LENGTH"] = "0"
+    line, head = request.line, request.head
+    made = head.environ
+    if made is not None and made[0] is base:
+        environ = made[1].copy()
     else:
+        environ = base | head.fields
+        if head.familiar:
+            head.environ = base, environ.copy()
+    environ.update(line.environ or _environ_of(line))
+    environ.update(remote)
+    if request.body is not None:
         environ["wsgi.input"] = request.body
         environ["CONTENT_LENGTH"] = str(request.body_size)
         environ.pop("HTTP_TRANSFER_ENCODING", None)
-    if "HTTP_EXPECT" in environ:
-        del environ["HTTP_EXPECT"]  # the server itself has used it up
-    if request.authority is not None:
-        environ["HTTP_HOST"] = request.authority
+    else:
+        environ["wsgi.input"] = BytesIO()
+    if not head.familiar:
+        if request.body is None and "CONTENT_LENGTH" in environ:
+            environ["CONTENT_LENGTH"] = "0"
+        if "HTTP_EXPECT" in environ:
+            del environ["HTTP_EXPECT"]  # the server itself has used it up
+        if line.authority is not None:
+            environ["HTTP_HOST"] = line.authority
+    return environ
+
+
+def _environ_of(line: Line) -> dict[str, str]:
+    line.environ = environ = {
+        "REQUEST_METHOD": line.method,
+        "PATH_INFO": line.path,
+        "QUERY_STRING": line.query,
+        "REQUEST_URI": line.target,
+        "SERVER_PROTOCOL": line.version,
+    }
     return environ

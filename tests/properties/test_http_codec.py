@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from procman.errors import BadRequest
 from procman.wire import proxy_protocol
 from procman.wire.authority import is_authority
+from procman.wire.familiar import Familiar
 from procman.wire.forwarded import ALL, Trust, origin
 from procman.wire.http import RequestParser
-from procman.wire.request import Request, RequestLimits
-from procman.wire.response import ResponseHead
+from procman.wire.request import Head, Request, RequestLimits
+from procman.wire.response import ResponseHead, response_head
+from procman.workers.wsgi_environ import base_environ, make_environ, peer_environ
 from tests.support.raw_requests import CORPUS, raw
 from tests.support.reference import Seen, requests
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILES = sorted(CORPUS.glob("*/*.http"))
+BASE, REMOTE = base_environ("localhost", "80"), peer_environ(("192.0.2.1", 1234))
 LIMITS = RequestLimits(target=100, head=2000, headers=20, body=200)
 
 # Fragments that matter to the grammar, so that the fuzz gets beyond the first line.
@@ -61,14 +65,18 @@ streams = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=8)),
 
 
 def lines(request: Request) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((name.lower(), value.rstrip(b" \t")) for name, value in request.headers)
+    return tuple((name.lower(), value.rstrip(b" \t")) for name, value in request.head.headers)
+
+
+def found(request: Request) -> Any:
+    line, head = request.line, request.head
+    body = request.body and request.body.read()
+    of_line = line.method, line.target, line.version, line.path, line.raw_path, line.query, line.authority, line.name
+    return of_line, head.headers, head.fields, head.told, request.keep_alive, body, request.body_size
 
 
 def outcome(parser: RequestParser) -> Any:
-    requests = [
-        (r.method, r.target, r.version, r.headers, r.keep_alive, r.body and r.body.read(), r.body_size)
-        for r in parser.requests
-    ]
+    requests = [found(request) for request in parser.requests]
     # Of two mistakes in one line after the other, it depends on the pieces which is seen first: the words may differ.
     return requests, parser.error and parser.error.status
 
@@ -96,7 +104,7 @@ def test_any_bytes_are_requests_or_refused(pieces: list[bytes]) -> None:
     parser = feed(pieces)
     assert parser.error is None or type(parser.error) is BadRequest
     for request in parser.requests:
-        assert request.version == "HTTP/1.0" or "HTTP_HOST" in request.fields
+        assert request.line.version == "HTTP/1.0" or "HTTP_HOST" in request.head.fields
         assert request.body_size <= LIMITS.body
 
 
@@ -119,11 +127,66 @@ def test_damaged_requests_never_break_the_parser(data: bytes) -> None:
     assert outcome(feed([data[n : n + 1] for n in range(len(data))])) == outcome(feed([data]))
 
 
+# Request lines and headers as parts that come again in other company, on connections that share what is familiar.
+starts = st.sampled_from(
+    [fragment for fragment in FRAGMENTS if fragment.endswith(b"\r\n") and b" HTTP/" in fragment]
+    + [b"GET /?a=b HTTP/1.1\r\n", b"GET /%2e HTTP/1.0\r\n", b"PURGE / HTTP/1.1\r\n", b"GET  / HTTP/1.1\r\n"]
+    + [b"PROPFIND / HTTP/1.1\r\n", b"GET /# HTTP/1.1\r\n", b"GET / HTTP/1.2\r\n", b"\r\nGET / HTTP/1.1\r\n"]
+)
+headers = st.lists(
+    st.sampled_from(
+        [fragment for fragment in FRAGMENTS if b": " in fragment and fragment.endswith(b"\r\n")]
+        + [b"Cookie: a=b\r\n", b"cookie: c=d\r\n", b"X-Forwarded-For: 1.2.3.4\r\n", b"Host : a\r\n", b" folded\r\n"]
+        + [b"Upgrade: h2c\r\n", b"Proxy-Connection: close\r\n", b"Host: a\r", b"Content-Type: text/plain \r\n"]
+    ),
+    max_size=3,
+).map(lambda some: b"".join([*some, b"\r\n"]))
+heads = st.tuples(starts, headers.map(lambda some: b"Host: a\r\n" + some) | headers).map(b"".join)
+told_apart = st.lists(heads | damaged(), min_size=1, max_size=6)
+
+
+@settings(max_examples=300)
+@given(told_apart, st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=24))
+def test_what_is_familiar_is_read_as_what_is_new(whole: list[bytes], turns: list[tuple[int, bool]]) -> None:
+    familiar = Familiar()
+    ours, kept = RequestParser(familiar=familiar), RequestParser()
+    for which, anew in turns:
+        if anew:
+            ours, kept = RequestParser(familiar=familiar), RequestParser()
+        data = whole[which % len(whole)]
+        ours.feed(data)
+        # The other one of the pair remembers nothing, and has met the same before on its connection.
+        kept._familiar.lines.clear()
+        kept._familiar.heads.clear()
+        kept.feed(data)
+        assert outcome(ours) == outcome(kept)
+        assert (ours.arriving, ours.finished, ours.awaits_continue) == (
+            kept.arriving,
+            kept.finished,
+            kept.awaits_continue,
+        )
+        for request in ours.requests:
+            fresh = make_environ(Request(request.line, Head(request.head.headers, request.head.fields)), BASE, REMOTE)
+            assert shown(make_environ(request, BASE, REMOTE)) == shown(fresh) or request.body is not None
+        ours.requests.clear()
+        kept.requests.clear()
+
+
+def shown(environ: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in environ.items() if key != "wsgi.input"}
+
+
 def ours(data: bytes) -> list[Seen]:
     parser = RequestParser()
     parser.feed(data)
     return [
-        Seen(one.method, one.target.encode(), one.version, lines(one), one.body.read() if one.body else b"")
+        Seen(
+            one.line.method,
+            one.line.target.encode(),
+            one.line.version,
+            lines(one),
+            one.body.read() if one.body else b"",
+        )
         for one in parser.requests
     ]
 
@@ -201,8 +264,11 @@ header_text = st.text(st.characters(max_codepoint=0x100), max_size=12)
 def test_a_response_head_is_one_head_with_these_lines_or_nothing(phrase: str, headers: list[tuple[str, str]]) -> None:
     try:
         block = ResponseHead(f"200 {phrase}", headers).render(b"", b"")
-    except ValueError:
+    except ValueError as error:
+        with pytest.raises(ValueError, match=f"^{re.escape(str(error))}$"):
+            response_head(f"200 {phrase}", headers)
         return
+    assert all(response_head(f"200 {phrase}", headers).render(b"", b"") == block for _ in range(2))
     first, *lines = block.removesuffix(b"\r\n\r\n").split(b"\r\n")
     assert first == f"HTTP/1.1 200 {phrase}".encode("latin-1")
     assert lines == [f"{name}: {value}".encode("latin-1") for name, value in headers]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from procman.wire.familiar import Familiar
 from procman.wire.http import RequestParser
 from procman.wire.request import Request, RequestLimits
 from tests.support.raw_requests import CORPUS, expected_refusal, raw
@@ -29,8 +30,8 @@ def splits(data: bytes) -> Iterator[list[bytes]]:
         yield [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-def parse(pieces: list[bytes]) -> RequestParser:
-    parser = RequestParser(LIMITS)
+def parse(pieces: list[bytes], familiar: Familiar | None = None) -> RequestParser:
+    parser = RequestParser(LIMITS, familiar=familiar)
     for piece in pieces:
         parser.feed(piece)
     return parser
@@ -38,14 +39,16 @@ def parse(pieces: list[bytes]) -> RequestParser:
 
 def seen(request: Request) -> dict[str, Any]:
     return {
-        "method": request.method,
-        "path": request.path,
-        "query": request.query,
-        "version": request.version,
-        "headers": [[name.lower().decode(), value.decode("latin-1").rstrip(" \t")] for name, value in request.headers],
+        "method": request.line.method,
+        "path": request.line.path,
+        "query": request.line.query,
+        "version": request.line.version,
+        "headers": [
+            [name.lower().decode(), value.decode("latin-1").rstrip(" \t")] for name, value in request.head.headers
+        ],
         "body": None if request.body is None else request.body.read().decode("latin-1"),
         "keep_alive": request.keep_alive,
-        "authority": request.authority,
+        "authority": request.line.authority,
     }
 
 
@@ -58,6 +61,10 @@ def test_valid(path: Path) -> None:
         found = [seen(request) for request in parser.requests]
         assert [{key: one[key] for key in wanted} for one, wanted in zip(found, expected, strict=True)] == expected
         assert not parser.arriving
+    familiar = Familiar()
+    for _ in range(4):
+        again = [seen(request) for request in parse(next(splits(raw(path))), familiar).requests]
+        assert [{key: one[key] for key in wanted} for one, wanted in zip(again, expected, strict=True)] == expected
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "invalid").glob("*.http")), ids=lambda path: path.stem)
@@ -68,6 +75,12 @@ def test_invalid(path: Path) -> None:
         assert parser.error is not None
         assert (parser.error.status, len(parser.requests)) == (status, after)
         assert reason in str(parser.error)
+    familiar = Familiar()
+    for _ in range(4):
+        again = parse(next(splits(raw(path))), familiar)
+        assert again.error is not None
+        assert (again.error.status, len(again.requests)) == (status, after)
+        assert reason in str(again.error)
 
 
 def test_the_corpus_is_there() -> None:

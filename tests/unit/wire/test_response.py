@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from procman.wire.response import ResponseHead, chunk, plain
+from procman.wire.response import ResponseHead, chunk, plain, response_head
 
 DATE = b"Date: Sat, 21 Nov 2026 10:00:00 GMT\r\n"
 
@@ -92,3 +92,46 @@ def test_plain_answers() -> None:
     assert body == b"Service Unavailable\n"
     assert b"Retry-After: 1\r\n" in head.render(b"", b"")
     assert head.length == len(body)
+
+
+def test_a_head_that_was_said_before_is_not_made_again() -> None:
+    first = response_head("200 OK", [("X-Same", "1")])
+    assert response_head("200 OK", [("X-Same", "".join(("1",)))]) is first  # by what it says, not by the objects
+    for status, headers in (
+        ("201 OK", [("X-Same", "1")]),
+        ("200 OK", [("X-Same", "2")]),
+        ("200 OK", [("x-same", "1")]),
+    ):
+        assert response_head(status, headers) is not first
+    assert response_head("200 OK", [("X-Same", "1")] * 2).block == first.block + b"X-Same: 1\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers", [[("X", "a\r\nb")], [("X", 1)], [("Connection", "close")], [(["X"], "1")], [("X",)]]
+)
+def test_what_is_refused_is_refused_each_time(headers: list[tuple[str, str]]) -> None:
+    for _ in range(2):
+        with pytest.raises((ValueError, TypeError)):
+            response_head("200 OK", headers)
+
+
+def test_headers_that_are_given_in_another_way_than_they_should_be() -> None:
+    pairs = [["X-Other", "1"]]
+    assert response_head("200 OK", pairs).block == b"HTTP/1.1 200 OK\r\nX-Other: 1\r\n"  # type: ignore[arg-type]
+    assert response_head("200 OK", (pair for pair in [("X-Other", "1")])).block.endswith(b"X-Other: 1\r\n")  # type: ignore[arg-type]
+
+
+def test_a_text_is_what_it_is_and_not_what_it_looks_like() -> None:
+    class Odd(str):
+        def __format__(self, spec: str) -> str:
+            return "a\r\nSet-Cookie: b"
+
+    for value in (Odd("plain"), "plain", Odd("plain")):
+        assert response_head("200 OK", [("X-Odd", value)]).block == b"HTTP/1.1 200 OK\r\nX-Odd: plain\r\n"
+
+
+def test_heads_that_never_come_again_take_no_room_for_ever() -> None:
+    before = response_head("200 OK", [("X-Room", "")])
+    for number in range(600):
+        response_head("200 OK", [("X-Room", str(number))])
+    assert response_head("200 OK", [("X-Room", "")]) is not before

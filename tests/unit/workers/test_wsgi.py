@@ -36,7 +36,7 @@ class Recorder:
         return head.render(b"", framing)
 
     def respond(
-        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], *, keep: bool, now: float
+        self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool, now: float
     ) -> None:
         self.send([self.head(request, head, framing, keep=keep), *blocks])
 
@@ -73,14 +73,14 @@ def call(app: App, raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", *, held: 
     client, asked = Recorder(), request(raw)
     exchange = Exchange(asked, client)
     exchange.held = lambda: held
-    exchange.run(app, make_environ(asked, peer_environ(BASE, ("127.0.0.1", 1234))))
+    exchange.run(app, make_environ(asked, BASE, peer_environ(("127.0.0.1", 1234))))
     client.events.append("commit")
     exchange.finish(0.0)
     return client
 
 
 def environ(raw: bytes, peer: tuple[str, int] = ("127.0.0.1", 1234)) -> dict[str, Any]:
-    return make_environ(request(raw), peer_environ(BASE, peer))
+    return make_environ(request(raw), BASE, peer_environ(peer))
 
 
 # -- environ -------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
     client, asked = Recorder(), request()
     exchange = Exchange(asked, client)
     exchange.held = lambda: True
-    exchange.run(blocks(b"never seen"), make_environ(asked, peer_environ(BASE, ("", 0))))
+    exchange.run(blocks(b"never seen"), make_environ(asked, BASE, peer_environ(("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
     exchange.finish(0.0)
     assert client.sent == b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater"
@@ -455,7 +455,7 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
 def test_what_has_gone_out_can_only_be_broken_off() -> None:
     client, asked = Recorder(), request()
     exchange = Exchange(asked, client)
-    exchange.run(blocks(b"seen"), make_environ(asked, peer_environ(BASE, ("", 0))))
+    exchange.run(blocks(b"seen"), make_environ(asked, BASE, peer_environ(("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
     assert client.aborted
     assert b"503" not in client.sent
