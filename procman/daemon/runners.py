@@ -41,7 +41,8 @@ class Runners:
         """A worker has ended."""
         if report.pid is None or report.reason is None or report.pool not in self._arbiter.pools:
             return
-        if self._arbiter.pools[report.pool].spec.kind is Kind.HTTP:
+        # Of each other job runners hear as well: whoever stands by begins at once.
+        if self._arbiter.pools[report.pool].spec.kind in (Kind.HTTP, Kind.JOBRUNNER):
             for runner in self._runners():
                 _tell(runner, WorkerEnded(pid=report.pid, reason=report.reason))
 

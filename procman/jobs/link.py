@@ -124,7 +124,10 @@ class Link:
         self._wake()
 
     def look_after(self, pid: int) -> None:
-        """The worker of this pid has ended: look after its jobs now."""
+        """The worker of this pid has ended: look after its jobs now, or, if it has led, after the lease."""
+        if self._term is None:
+            self.standing = self.standing._replace(again=0.0)
+            self._wake()
         for watch in self._watched.values():
             if watch.pid == pid:
                 self._look_at = 0.0

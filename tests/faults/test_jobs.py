@@ -1,9 +1,9 @@
 """Five thousand jobs that each add one row, while everything that has a part in them is killed at random instants.
 
-Workers, the job runner, the arbiter and PostgreSQL: kill -9, alone or two at a time. In the end every job is done, there
-are as many rows as jobs, nothing is stuck and nobody has had to put anything right. Which victim comes when is drawn from a
-seed, which a failure names; ``PROCMAN_TEST_SEED`` takes it again. When is told by how many jobs are done, so that all of it
-happens in the middle of the work, however fast the machine is.
+Workers, the job runner, the arbiter and PostgreSQL: kill -9, alone or two at a time. In the end every job is done,
+there are as many rows as jobs, nothing is stuck and nobody has had to put anything right. Which victim comes when is
+drawn from a seed, which a failure names; ``PROCMAN_TEST_SEED`` takes it again. When is told by how many jobs are done,
+so that all of it happens in the middle of the work, however fast the machine is.
 """
 
 from __future__ import annotations
