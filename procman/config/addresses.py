@@ -211,7 +211,7 @@ class ListenUrl(DatabaseUrl):
 
 
 class HttpUrl(Type[str]):
-    """Where the job runner finds an http server that is not one of this daemon's pools."""
+    """Where the job runner finds a server that is not one of this daemon's pools, and as whom."""
 
     expected = 'a URL such as "http://host:8069"'
 
@@ -219,13 +219,9 @@ class HttpUrl(Type[str]):
         value = given.value
         if not isinstance(value, str):
             raise given.unexpected(Code.URL, self.expected)
-        if value.startswith("https://"):
-            raise given.wrong(
-                Code.UNSUPPORTED_VALUE, f"https is not supported by this version; expected {self.expected}"
-            )
         try:
             parts = urlsplit(value)
-            usable = parts.scheme == "http" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if not usable or parts.query or parts.fragment or parts.path not in ("", "/") or not _visible(value):

@@ -35,10 +35,6 @@ class Code(Enum):
     UNKNOWN_KEY = ("P010", "No such key. Keys are closed: nothing that is misspelled is silently ignored.")
     MISSING_KEY = ("P012", "A key is missing that the table can't do without.")
     WRONG_KIND = ("P013", "The key exists, but pools of this kind don't take it.")
-    UNSUPPORTED_VALUE = (
-        "P014",
-        "The value is one of procman's, but this version does not implement it.",
-    )
     NO_VARIABLE = ("P015", "An environment variable is not set and no default is given.")
     BAD_EXPANSION = ("P016", 'A "${…}" can\'t be understood.')
     WRONG_TYPE = ("P020", "The value has another type than the key.")

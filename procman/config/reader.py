@@ -28,6 +28,7 @@ from procman.core.spec import (
     DaemonSpec,
     DatabaseSpec,
     HttpWork,
+    JobQueue,
     Kind,
     Limits,
     PoolSpec,
@@ -315,7 +316,7 @@ class _Builder:
     def _target(self, pool: PoolDraft) -> dict[str, Any]:
         target = rules.target_of(pool, self._draft)
         if target is None:
-            return {}
+            return {} if "queues" in pool.fields else {"queues": (JobQueue.QUEUE_JOB,)}
         alone = len(self._draft.of_kind(Kind.HTTP)) == 1
         return {
             "target": target.name,

@@ -80,7 +80,7 @@ In the daemon's own environment the same variable overrides `[database] url`.
 
 def reference() -> str:
     """The page, as Markdown."""
-    return "\n".join([_INTRODUCTION, *_tables(), *_refused(), *_errors()])
+    return "\n".join([_INTRODUCTION, *_tables(), *_errors()])
 
 
 def _tables() -> Iterator[str]:
@@ -110,16 +110,6 @@ def default_of(key: Key) -> str:
 def kinds_of(key: Key) -> str:
     """The kinds of pools that take the key."""
     return "all" if key.kinds == KINDS else ", ".join(kind.value for kind in Kind if kind in key.kinds)
-
-
-def _refused() -> Iterator[str]:
-    yield "## Refused by this version"
-    yield ""
-    yield (
-        "These values are procman's, but this version does not implement them. They are refused, not ignored: "
-        "an `https` URL of kind `jobrunner`."
-    )
-    yield ""
 
 
 def _errors() -> Iterator[str]:

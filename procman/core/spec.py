@@ -95,6 +95,13 @@ class Backoff:
     lived: float = 5.0  # a worker ready for this long did not die young
 
 
+class JobQueue(StrEnum):
+    """Whose jobs: those of `procman.job`, or those of an Odoo with OCA's queue_job."""
+
+    PROCMAN = "procman"
+    QUEUE_JOB = "queue_job"
+
+
 class HookName(StrEnum):
     """When a hook runs."""
 
@@ -197,6 +204,7 @@ class JobrunnerWork:
     """
 
     channels: str
+    queues: tuple[JobQueue, ...] = (JobQueue.PROCMAN,)
     target: str | None = None
     url: str | None = None
     addresses: tuple[Address, ...] = ()

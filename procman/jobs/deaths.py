@@ -40,6 +40,10 @@ class Deaths:
         """What is known of the worker of this pid."""
         return self._known.get(pid) if pid is not None and host in (_HOST, None) else None
 
+    def pids(self) -> list[int]:
+        """Those of the workers that have ended."""
+        return [pid for pid, death in self._known.items() if death.at is not None]
+
     def _keep(self, pid: int, death: Death) -> None:
         self._known.pop(pid, None)
         while len(self._known) >= MOST:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Key = int | str  # names a job within its database
 
 
+class NoQueue(Exception):
+    """The database has no such queue, at present."""
+
+
 class Span(NamedTuple):
     """The jobs with these ids and those in between."""
 
@@ -83,11 +87,16 @@ class Rescued(NamedTuple):
 class Dialect(Protocol):
     """One database's queue."""
 
+    name: str  # of the queue, for people
     notices: str  # the channel to LISTEN on
+    settings: str  # the notice that the settings of channels have changed
     leadership: Leadership
 
     def connect(self, database: str, *, listen: bool) -> Any:
-        """A connection in autocommit mode: the one that listens, or the one that asks and writes."""
+        """A connection in autocommit mode: the one that listens, or the one that asks and writes. Raises NoQueue."""
+
+    def fields(self, database: str) -> str:
+        """What a request for a job of this database has in its head beside the usual; each line with its end."""
 
     def understand(self, payload: str) -> Span | Key | None:
         """Which rows a notice is about."""

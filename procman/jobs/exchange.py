@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from base64 import b64encode
 from enum import Enum
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 from procman.core.restart import Pauses
 from procman.core.spec import TcpAddress, UnixAddress
@@ -20,6 +21,7 @@ from procman.jobs.hub import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from ssl import SSLSocket
 
     from procman.core.spec import Address
     from procman.jobs.dialect import Offered
@@ -63,19 +65,28 @@ class Target:
         self._places: list[Place] = []
         self._looked_up_at = -_LOOKED_UP_FOR
         self._host = "localhost"
+        self._authorization = ""
+        self.tls: Tls | None = None
         if url is not None:
             parts = urlsplit(url)
-            self._addresses = (TcpAddress(host=parts.hostname or "", port=parts.port or 80),)
+            secure = parts.scheme == "https"
+            host = parts.hostname or ""
+            self._addresses = (TcpAddress(host=host, port=parts.port or (443 if secure else 80)),)
             self._host = parts.netloc.rpartition("@")[2]
+            if parts.username is not None:
+                user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+                self._authorization = f"Authorization: Basic {b64encode(user.encode()).decode()}\r\n"
+            if secure:
+                self.tls = Tls(host)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._addresses))
 
-    def request(self, database: str, uuid: str) -> bytes:
-        """What is sent."""
+    def request(self, database: str, uuid: str, fields: str = "") -> bytes:
+        """What is sent; ``fields`` are lines for its head."""
         return (
             f"GET /queue_job/runjob?db={quote(database, safe='')}&job_uuid={uuid} HTTP/1.1\r\n"
-            f"Host: {self._host}\r\nUser-Agent: procman\r\nConnection: close\r\n\r\n"
+            f"Host: {self._host}\r\nUser-Agent: procman\r\n{self._authorization}{fields}Connection: close\r\n\r\n"
         ).encode("ascii")
 
     def places(self, now: float) -> list[Place]:
@@ -120,11 +131,36 @@ class Target:
         return "127.0.0.1" if family == socket.AF_INET else "::1"
 
 
+class Tls:
+    """How https is spoken: certificates are checked against the system's authorities, or those of SSL_CERT_FILE."""
+
+    def __init__(self, host: str) -> None:
+        import ssl  # its memory is for who needs it
+
+        self._wants = ((ssl.SSLWantReadError, READ), (ssl.SSLWantWriteError, WRITE))
+        self._context = ssl.create_default_context()
+        self._host = host
+
+    def wanted(self, error: OSError) -> int:
+        """What to wait for before the same is tried again; 0: it is an error indeed."""
+        return next((events for kind, events in self._wants if isinstance(error, kind)), 0)
+
+    def wrap(self, connected: socket.socket) -> SSLSocket:
+        """The same connection; the handshake is still to be made."""
+        return self._context.wrap_socket(connected, server_hostname=self._host, do_handshake_on_connect=False)
+
+
 class Exchange:
     """One request for a job of ``database``, as it was ``offered``; ``on_end`` is told when that has come to an end."""
 
     def __init__(
-        self, hub: Hub, target: Target, database: str, offered: Offered, on_end: Callable[[Exchange], object]
+        self,
+        hub: Hub,
+        target: Target,
+        database: str,
+        request: bytes,
+        offered: Offered,
+        on_end: Callable[[Exchange], object],
     ) -> None:
         self.database = database
         self.offered = offered
@@ -132,7 +168,8 @@ class Exchange:
         self.detail = "it has no address"
         self._hub = hub
         self._on_end = on_end
-        self._unsent = target.request(database, offered.uuid)
+        self._request = self._unsent = request
+        self._tls = target.tls
         self._head = b""
         self._socket: socket.socket | None = None
         self._until: Timer | None = None
@@ -159,6 +196,7 @@ class Exchange:
     def _connect(self) -> None:
         """Begin to connect to the next place; without one, that was it."""
         self.close()
+        self._unsent = self._request
         while self._places:
             place = self._places.pop(0)
             connecting = socket.socket(place.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -194,6 +232,9 @@ class Exchange:
         except BlockingIOError:
             pass
         except OSError as error:
+            if self._tls is not None and (events := self._tls.wanted(error)):
+                self._hub.watch(self._socket.fileno(), events, lambda: self._advance(step))
+                return
             self.detail = error.strerror or str(error)
             if self._unsent:
                 self._connect()
@@ -204,6 +245,17 @@ class Exchange:
         error = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
+        if self._tls is not None:
+            self._socket = self._tls.wrap(connected)
+            self._advance(self._shake_hands)
+        else:
+            self._write(connected)
+
+    def _shake_hands(self, secured: Any) -> None:
+        secured.do_handshake()
+        self._hub.watch(secured.fileno(), WRITE, lambda: self._advance(self._write))
+
+    def _write(self, connected: socket.socket) -> None:
         self._unsent = self._unsent[connected.send(self._unsent) :]
         if not self._unsent:
             if self._until is not None:
@@ -211,7 +263,8 @@ class Exchange:
             self._hub.watch(connected.fileno(), READ, lambda: self._advance(self._receive))
 
     def _receive(self, connected: socket.socket) -> None:
-        data = connected.recv(4096)
+        # More than a record of TLS: what is left of one would be in memory, where no poll sees it.
+        data = connected.recv(32 * 1024)
         self._head += data
         complete = b"\r\n\r\n" in self._head or len(self._head) > _MOST_HEAD
         if complete or not data:

@@ -19,7 +19,7 @@ import psycopg2
 
 from procman.core.restart import Pauses
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
-from procman.jobs.dialect import Dead, Offered
+from procman.jobs.dialect import Dead, NoQueue, Offered
 from procman.jobs.exchange import Ending
 from procman.jobs.feed import Feed
 from procman.jobs.leadership import NOBODY
@@ -49,6 +49,7 @@ _LOOK_LEAST, _LOOK_MOST = 0.05, 1.0
 _OVER = ("done", "cancelled")
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 BEAT_EVERY, BEAT_PATIENCE = 10.0, 5.0
+ABSENT_FOR = 30.0
 
 
 class Desk(Protocol):
@@ -87,9 +88,13 @@ class _Watch:
 
 
 class Link:
-    """``database`` is served by its `run`; the desk puts jobs into ``chosen`` and exchanges into ``ended``."""
+    """A queue of ``database`` is served by its `run`; the desk puts jobs into ``chosen``, exchanges into ``ended``.
 
-    def __init__(self, desk: Desk, database: str, dialect: Dialect, sweep_every: float) -> None:
+    ``name`` is what the scheduler and the log call it: that of the database, as long as it has one queue.
+    """
+
+    def __init__(self, desk: Desk, name: str, database: str, dialect: Dialect, sweep_every: float) -> None:
+        self.name = name
         self.database = database
         self.feed = Feed(database, dialect, sweep_every)
         self.standing = NOBODY
@@ -104,6 +109,7 @@ class Link:
         self._channels_at = 0.0
         self._term: object = None
         self._leaving = False
+        self._is_absent = False
         self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
 
     # -- for the desk --------------------------------------------------------------------------------------
@@ -146,10 +152,13 @@ class Link:
             while not self._leaving:
                 try:
                     self._serve(task)
+                    return
+                except NoQueue as missing:
+                    retry_at = self._absent(missing)
                 except AWAY as error:
                     retry_at = self._lost(error)
-                    while monotonic() < retry_at and not self._leaving:
-                        task.pause(retry_at)
+                while monotonic() < retry_at and not self._leaving:
+                    task.pause(retry_at)
         finally:
             self.task = None
             self._let_go()
@@ -157,7 +166,8 @@ class Link:
 
     def _serve(self, task: Task) -> None:
         self.feed.connect()
-        log.info("Database %s: waiting for jobs", self.database)
+        self._is_absent = False
+        log.info("Database %s: waiting for jobs", self.name)
         self._beat_at = monotonic() + BEAT_EVERY
         while not self._leaving:
             if monotonic() >= self.standing.again:
@@ -178,6 +188,15 @@ class Link:
             deadline = min(deadline, self._look_at)
         return min(deadline, self.feed.deadline)
 
+    def _absent(self, error: NoQueue) -> float:
+        """The database has no such queue: when to look again."""
+        self._let_go()
+        self.feed.close()
+        told = log.debug if self._is_absent else log.info
+        told("Database %s: %s", self.name, error)
+        self._is_absent = True
+        return monotonic() + ABSENT_FOR
+
     def _lost(self, error: BaseException) -> float:
         """The database can't be reached: when to try again."""
         self._let_go()
@@ -185,7 +204,7 @@ class Link:
         pause = self._pauses.next()
         # Ever more seldom: a database that is gone for good would fill the log.
         told = log.debug if self._pauses.failures & (self._pauses.failures - 1) else log.warning
-        told("Database %s lost, next try in %.1f s: %s", self.database, pause, _line(error))
+        told("Database %s lost, next try in %.1f s: %s", self.name, pause, _line(error))
         self._desk.follow()
         return monotonic() + pause
 
@@ -196,8 +215,8 @@ class Link:
         self._offering = 0
         self._ended.clear()
         self._watched.clear()
-        self._desk.scheduler.remove_database(self.database)
-        self._desk.paused(self.database, {})
+        self._desk.scheduler.remove_database(self.name)
+        self._desk.paused(self.name, {})
 
     # -- leading -------------------------------------------------------------------------------------------
 
@@ -206,7 +225,7 @@ class Link:
         self.standing = standing
         if not standing.until:
             if self._term is not None or before is NOBODY:
-                log.info("Database %s: %s starts its jobs", self.database, standing.other or "another one")
+                log.info("Database %s: %s starts its jobs", self.name, standing.other or "another one")
             if self._term is not None:
                 self._let_go()
                 self.standing = standing
@@ -215,7 +234,7 @@ class Link:
                 self._let_go()
                 self.standing = standing
             self._term = standing.term
-            log.info("Database %s: this one starts its jobs", self.database)
+            log.info("Database %s: this one starts its jobs", self.name)
             self.feed.begin()
             self._channels_at = 0.0
 
@@ -234,7 +253,7 @@ class Link:
 
     def _take_notices(self) -> None:
         for other in self.feed.take_notices():
-            if other == "channels":
+            if other == self.feed.dialect.settings:
                 self._channels_at = 0.0
             elif other == DATABASES_CHANNEL:
                 self._desk.follow()
@@ -252,7 +271,7 @@ class Link:
             self._look_after_watched()
             worked = True
         if now >= self._channels_at:
-            self._desk.paused(self.database, self.feed.paused())
+            self._desk.paused(self.name, self.feed.paused())
             self._channels_at = now + self.feed.sweep_every
             worked = True
         if self.feed.has_more or now >= self.feed.deadline:
@@ -270,7 +289,7 @@ class Link:
     def _read(self) -> None:
         scheduler = self._desk.scheduler
         failed_matter = scheduler.is_sequential if scheduler.has_sequential else None
-        self._take_rows(self.feed.read(scheduler.keys(self.database), failed_matter))
+        self._take_rows(self.feed.read(scheduler.keys(self.name), failed_matter))
         if self.feed.swept:
             self._pauses.over()
 
@@ -280,8 +299,8 @@ class Link:
         for row in found.rows:
             if row.state == PENDING and row.key in self._chosen:
                 continue  # chosen while it was being read
-            self._desk.scheduler.put(row.job(self.database, now))
-            underway = self._desk.is_underway(self.database, row.key)
+            self._desk.scheduler.put(row.job(self.name, now))
+            underway = self._desk.is_underway(self.name, row.key)
             if row.state == STARTED:
                 if not underway:
                     self._watch(row, now)
@@ -291,12 +310,12 @@ class Link:
                 orphans.append(row)
         for key in found.gone:
             self._watched.pop(key, None)
-            self._desk.scheduler.remove(self.database, key)
+            self._desk.scheduler.remove(self.name, key)
         self._release_children(found)
         if orphans:
             # Of a runner that is no more. If a worker still gets to the request, it finds the job not enqueued, or
             # enqueued anew: it runs once in either case.
-            log.info("Database %s: %d jobs that were on their way are offered again", self.database, len(orphans))
+            log.info("Database %s: %d jobs that were on their way are offered again", self.name, len(orphans))
             self._take_back([(row.key, row.date_enqueued) for row in orphans])
 
     def _release_children(self, found: Found) -> None:
@@ -356,7 +375,7 @@ class Link:
             log.warning(
                 "Job %s of database %s found dead with its worker %s (%s; %s) after try %d: %s",
                 job.uuid,
-                self.database,
+                self.name,
                 job.worker,
                 job.worker_pid,
                 reasons[job.key] or "the reason is not known",
@@ -380,7 +399,7 @@ class Link:
         # In the order of the choice, which UPDATE does not keep.
         for key in keys:
             if key in offered:
-                self._desk.begin(self.database, offered[key])
+                self._desk.begin(self.name, offered[key])
 
     def _settle(self) -> None:
         """Look at the rows of the exchanges that have ended."""

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman import signaling
+from procman.core.spec import JobQueue
 from procman.jobs.capacity import LOOK_EVERY, Capacity
 from procman.jobs.channels import ROOT
 from procman.jobs.deaths import Deaths
@@ -20,11 +21,12 @@ from procman.jobs.exchange import Exchange
 from procman.jobs.feed import SWEEP_EVERY
 from procman.jobs.hub import READ, Hub
 from procman.jobs.link import AWAY, Desk, Link
+from procman.jobs.oca.dialect import QueueJob
 from procman.jobs.scheduler import Scheduler
 from procman.jobs.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from procman.jobs.channels import Channel
     from procman.jobs.dialect import Dialect, Key, Offered
@@ -42,7 +44,7 @@ _LEAVE_PATIENCE = 1.0
 class Runner(Desk):
     """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs.
 
-    ``worker`` is the name of this one, for people; ``dialect`` makes of it what is to be known of a database's tables.
+    ``worker`` is the name of this one, for people. ``queues`` are those that are served where a database has them.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Runner(Desk):
         capacity: Capacity | None = None,
         worker: str = "",
         sweep_every: float = SWEEP_EVERY,
-        dialect: Callable[[str], Dialect] = Tables,
+        queues: Sequence[JobQueue] = (JobQueue.PROCMAN,),
     ) -> None:
         self.scheduler = Scheduler(channels)
         self.target = target
@@ -62,7 +64,7 @@ class Runner(Desk):
         self._worker = worker
         self.links: dict[str, Link] = {}
         self._sweep_every = sweep_every
-        self._dialect = dialect
+        self._queues = queues
         self._hub = Hub()
         self._exchanges: dict[tuple[str, Key], Exchange] = {}
         self._paused: dict[str, dict[str, bool]] = {}
@@ -132,16 +134,25 @@ class Runner(Desk):
     def follow(self) -> None:
         self._follower.wake()
 
-    def _serve(self, names: Iterable[str]) -> None:
-        for name in set(self.links) - set(names):
+    def _serve(self, databases: Sequence[str]) -> None:
+        wanted = {self._name(database, queue): (database, queue) for database in databases for queue in self._queues}
+        for name in self.links.keys() - wanted.keys():
             link = self.links.pop(name)
             if link.task is not None:
                 link.task.end()
             log.info("Database %s: not served any more", name)
-        for name in names:
+        for name, (database, queue) in wanted.items():
             if name not in self.links:
-                self.links[name] = link = Link(self, name, self._dialect(self._worker), self._sweep_every)
+                self.links[name] = link = Link(self, name, database, self._dialect(queue), self._sweep_every)
                 self._hub.spawn(link.run)
+
+    def _name(self, database: str, queue: JobQueue) -> str:
+        return database if queue == self._queues[0] else f"{database} ({queue})"
+
+    def _dialect(self, queue: JobQueue) -> Dialect:
+        if queue == JobQueue.QUEUE_JOB:
+            return QueueJob(self.deaths if self.target.own else None)
+        return Tables(self._worker)
 
     # -- what the links share ------------------------------------------------------------------------------
 
@@ -161,7 +172,9 @@ class Runner(Desk):
         if key in self._exchanges:
             # The row went back to the queue while its worker went on: what that one answers is of no interest.
             self._exchanges[key].close()
-        self._exchanges[key] = exchange = Exchange(self._hub, self.target, database, offered, self._answered)
+        link = self.links[database]
+        request = self.target.request(link.database, offered.uuid, link.feed.dialect.fields(link.database))
+        self._exchanges[key] = exchange = Exchange(self._hub, self.target, database, request, offered, self._answered)
         exchange.begin()
 
     def _answered(self, exchange: Exchange) -> None:

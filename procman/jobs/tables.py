@@ -44,7 +44,9 @@ _ABANDONED = """
 class Tables(Dialect):
     """``worker`` is the name of this one, for people."""
 
+    name = "procman"
     notices = NOTIFY_CHANNEL
+    settings = "channels"
 
     def __init__(self, worker: str = "") -> None:
         self.leadership = self._lease = Lease(worker)
@@ -59,6 +61,9 @@ class Tables(Dialect):
                 # it: the log is flushed in order (PostgreSQL, 28.4).
                 cr.execute("SET synchronous_commit = off")
         return connection
+
+    def fields(self, database: str) -> str:
+        return ""
 
     def understand(self, payload: str) -> Span | Key | None:
         first, _, last = payload.partition(" ")

@@ -147,10 +147,10 @@ class Runtime:
         url = self.spec.listen_url if listen and self.spec.listen_url else self.spec.url
         return url if name == self.main and url is self.spec.url else url_for(url, name)
 
-    def open_session(self, name: str, *, listen: bool) -> Connection:
+    def open_session(self, name: str, *, listen: bool, install: bool) -> Connection:
         connection = connect_to(self.url(name, listen=listen), application_name=self._application_name)
         try:
-            if not listen:
+            if install and not listen:
                 migrate(connection)
         except BaseException:
             connection.close()
@@ -340,9 +340,10 @@ def connect(name: str) -> Connection:
     return database.connect()
 
 
-def open_session(name: str, *, listen: bool = False) -> Connection:
+def open_session(name: str, *, listen: bool = False, install: bool = True) -> Connection:
     """A dedicated connection as `connect`, of a process that waits for many databases at once in one thread.
 
-    So nothing is locked, and the name is not looked up among the configured ones. Raises DatabaseUnavailable.
+    So nothing is locked, and the name is not looked up among the configured ones. Without ``install`` the database is
+    left as it is found. Raises DatabaseUnavailable.
     """
-    return _configured().open_session(name, listen=listen)
+    return _configured().open_session(name, listen=listen, install=install)

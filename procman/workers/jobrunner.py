@@ -34,7 +34,8 @@ def serve(child: Child) -> None:
     if not isinstance(work, JobrunnerWork):
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
     capacity = Capacity(work.capacity, work.reserve, child.board)
-    runner = Runner(parse(work.channels), Target(work.addresses, url=work.url), capacity=capacity, worker=child.name)
+    target = Target(work.addresses, url=work.url)
+    runner = Runner(parse(work.channels), target, capacity=capacity, worker=child.name, queues=work.queues)
     child.on_evidence = lambda evidence: runner.deaths.condemned(evidence.pid, evidence.reason, evidence.text)
     child.on_told = partial(_heed, runner)
     child.ready()

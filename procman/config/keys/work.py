@@ -5,9 +5,19 @@ from __future__ import annotations
 from procman.config.addresses import HttpUrl, ListenAddress
 from procman.config.commands import Ready, Sockets
 from procman.config.keys.key import Computed, key
-from procman.config.values import Duration, Integer, ListOf, OrAuto, OrNone, Text
+from procman.config.values import Duration, Integer, ListOf, OrAuto, OrNone, Text, member_of
 from procman.config.words import Application, Channels, Command, DatabaseResolver, Module, Umask
-from procman.core.spec import MOST_EXCHANGES, CronWork, ExecWork, HttpWork, JobrunnerWork, Kind, LongpollingWork, Work
+from procman.core.spec import (
+    MOST_EXCHANGES,
+    CronWork,
+    ExecWork,
+    HttpWork,
+    JobQueue,
+    JobrunnerWork,
+    Kind,
+    LongpollingWork,
+    Work,
+)
 
 WORK: dict[Kind, type[Work]] = {
     Kind.HTTP: HttpWork,
@@ -97,8 +107,16 @@ WORK_KEYS = (
     key(
         "url",
         HttpUrl(),
-        "A server that runs the jobs, instead of a pool.",
+        "A server that runs the jobs, instead of a pool: an Odoo with OCA's queue_job. `https://USER:PASSWORD@HOST` "
+        "asks encrypted, and as somebody.",
         default=Computed("none"),
+        kinds={Kind.JOBRUNNER},
+    ),
+    key(
+        "queues",
+        ListOf(member_of(JobQueue)),
+        "Whose jobs are started, in databases that have them: those of `@procman.job`, or of OCA's queue_job.",
+        default=Computed('`"procman"`; `"queue_job"` with a `url`'),
         kinds={Kind.JOBRUNNER},
     ),
     key(

@@ -113,6 +113,7 @@ VALUES = {
         "url": st.nothing(),
         "capacity": st.integers(1, 500) | st.just("auto"),
         "reserve": st.integers(0, 10_000),
+        "queues": st.sampled_from(["procman", "queue_job", ["queue_job", "procman"]]),
         "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
         "command": st.lists(texts, min_size=1, max_size=4),
         "history_runs": st.integers(1, 10_000),
@@ -246,7 +247,7 @@ def pools(draw, name, kind, number):
     complete(pairs, number)
     if kind is Kind.JOBRUNNER:
         pairs.pop("target", None)
-        pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "http://odoo:8069"}]))
+        pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "https://a:b%40@odoo:8069"}]))
     if kind in (Kind.EXEC, Kind.LONGPOLLING, Kind.JOBRUNNER) and isinstance(pairs.get("workers"), dict):
         del pairs["workers"]
     if kind is Kind.EXEC and draw(st.booleans()):

@@ -15,6 +15,7 @@ from procman.core.spec import (
     DatabaseSpec,
     ExecWork,
     HttpWork,
+    JobQueue,
     JobrunnerWork,
     Kind,
     Limits,
@@ -217,7 +218,11 @@ class TestJobrunner:
         work = (
             reading(DATABASE + HTTP + '[pools.jobs]\nkind = "jobrunner"\nurl = "http://odoo:8069"\n').pool("jobs").work
         )
-        assert work == JobrunnerWork(channels="root:1", url="http://odoo:8069")
+        assert work == JobrunnerWork(channels="root:1", url="http://odoo:8069", queues=(JobQueue.QUEUE_JOB,))
+
+    def test_whose_jobs_can_be_said(self, reading):
+        work = reading(DATABASE + HTTP + '[pools.jobs]\nkind = "jobrunner"\nqueues = ["procman", "queue_job"]\n')
+        assert work.pool("jobs").work.queues == (JobQueue.PROCMAN, JobQueue.QUEUE_JOB)
 
     def test_addresses_that_are_passed_at_start_are_left_out(self, reading):
         http = HTTP.replace('"127.0.0.1:8069"', '["fd:http", "127.0.0.1:8069"]')
