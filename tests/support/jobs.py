@@ -156,3 +156,29 @@ def sleep_in_the_database(file: str) -> None:
 
 def no_job() -> None:
     leave("no job")
+
+
+@procman.job
+def tell_progress(done: float, total: float, note: str, file: str) -> None:
+    """And wait for the file, if one is named."""
+    leave("told")
+    procman.progress(done, total, note)
+    while file and not os.path.exists(file):
+        time.sleep(0.01)
+
+
+@procman.job
+def tell_progress_often(number: int) -> None:
+    for done in range(1, number + 1):
+        procman.progress(done, number)
+
+
+@procman.job
+def tell_progress_for_ever(file: str) -> None:
+    open(file, "w").close()
+    while True:
+        procman.progress(1)
+        try:
+            time.sleep(0.01)
+        except Exception:
+            pass
