@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 from procman.config.environment import VARIABLE_NAME
 from procman.config.problems import Code, Problem, Wrong, quoted, suggestion
 from procman.config.processors import usable_cores
-from procman.config.values import AUTO, Fraction, Given, Integer, OrNone, Size, Text, Type, read_all, toml_string
+from procman.config.values import (
+    AUTO,
+    Duration,
+    Fraction,
+    Given,
+    Integer,
+    OrNone,
+    Size,
+    Text,
+    Type,
+    read_all,
+    toml_string,
+)
 from procman.core.databases import discovers
 from procman.core.spec import Scaling
 
@@ -408,6 +420,42 @@ class Channels(Type[str]):
     def write(self, value: str) -> str:
         return toml_string(value)
 
+
+class HistoryAge(Type[tuple[tuple[str, float | None], ...]]):
+    """How long jobs are kept: a duration for all, or a table of channels."""
+
+    expected = 'a duration such as "720h", "none", or a table of them such as { root = "720h", "root.mail" = "24h" }'
+
+    def __init__(self) -> None:
+        self._one = OrNone(Duration())
+
+    def read(self, given: Given) -> tuple[tuple[str, float | None], ...]:
+        if not isinstance(given.value, dict):
+            return ((_ROOT, self._one.read(given)),)
+        if not given.value:
+            raise given.unexpected(Code.WRONG_TYPE, self.expected)
+        pairs: list[tuple[str, float | None]] = []
+        problems: list[Problem] = []
+        for name, value in given.value.items():
+            if not _CHANNEL_NAME.fullmatch(name):
+                message = f"expected the name of a channel, got {quoted(name)}"
+                problems.append(Problem(Code.CHANNELS, (*given.path, name), message, at_key=True))
+            try:
+                pairs.append((name, self._one.read(given.item(name, value))))
+            except Wrong as wrong:
+                problems += wrong.problems
+        if problems:
+            raise Wrong(*problems)
+        return tuple(pairs)
+
+    def write(self, value: tuple[tuple[str, float | None], ...]) -> str:
+        if [name for name, _ in value] == [_ROOT]:
+            return self._one.write(value[0][1])
+        return f"{{ {', '.join(f'{toml_string(name)} = {self._one.write(age)}' for name, age in value)} }}"
+
+
+_ROOT = "root"
+_CHANNEL_NAME = re.compile(r"[^\s,:](?:[^,:\n]*[^\s,:])?")
 
 _FLAGS = ("sequential", "paused", "sequential_default")
 _NUMBERS = ("throttle", "capacity_default")

@@ -210,6 +210,8 @@ class JobrunnerWork:
     addresses: tuple[Address, ...] = ()
     capacity: int | None = None
     reserve: int = 0
+    # Channel, and seconds for which its jobs, and those below it, are kept when they are over; None: for ever.
+    history_age: tuple[tuple[str, float | None], ...] = (("root", 30 * 86400.0),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

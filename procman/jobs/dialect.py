@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from procman.jobs.leadership import Leadership
+    from procman.jobs.vacuum import Ages
 
 Key = int | str  # names a job within its database
 
@@ -134,3 +135,10 @@ class Dialect(Protocol):
 
     def rescue(self, cr: Any, dead: Sequence[Dead]) -> list[Rescued]:
         """started → pending or failed, for those that are still in this try and that nobody works on."""
+
+    def forget(self, cr: Any, ages: Ages) -> bool:
+        """Delete some of the jobs that are over and old enough; whether there may be more of them.
+
+        Where somebody else does so there is nothing to do.
+        """
+        return False

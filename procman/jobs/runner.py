@@ -24,6 +24,8 @@ from procman.jobs.link import AWAY, Desk, Link
 from procman.jobs.oca.dialect import QueueJob
 from procman.jobs.scheduler import Scheduler
 from procman.jobs.tables import Tables
+from procman.jobs.vacuum import EVERY as TIDY_EVERY
+from procman.jobs.vacuum import Housekeeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from procman.jobs.dialect import Dialect, Key, Offered
     from procman.jobs.exchange import Target
     from procman.jobs.hub import Task
+    from procman.jobs.vacuum import Ages
 
 log = logging.getLogger("procman.jobs")
 
@@ -45,6 +48,7 @@ class Runner(Desk):
     """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs.
 
     ``worker`` is the name of this one, for people. ``queues`` are those that are served where a database has them.
+    ``ages`` says how long jobs that are over are kept; without, for ever.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Runner(Desk):
         worker: str = "",
         sweep_every: float = SWEEP_EVERY,
         queues: Sequence[JobQueue] = (JobQueue.PROCMAN,),
+        ages: Ages | None = None,
+        tidy_every: float = TIDY_EVERY,
     ) -> None:
         self.scheduler = Scheduler(channels)
         self.target = target
@@ -70,6 +76,8 @@ class Runner(Desk):
         self._paused: dict[str, dict[str, bool]] = {}
         self._blocked = False
         self._follower = self._hub.spawn(self._follow_names)
+        if ages is not None:
+            self._hub.spawn(Housekeeper(self.links, ages, tidy_every).run)
 
     # -- the loop ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2.errors
 
 from procman import signaling
-from procman.jobs import states, steering
+from procman.jobs import states, steering, vacuum
 from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued, Row, Span
 from procman.jobs.leadership import CHANNEL as LEADER_CHANNEL
 from procman.jobs.leadership import Lease
@@ -18,6 +18,8 @@ from procman.jobs.leadership import Lease
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
+
+    from procman.jobs.vacuum import Ages
 
 NOTIFY_CHANNEL = "procman_job"
 DATABASES_CHANNEL = "procman_databases"  # notified by who has made one, or knows that one has been made
@@ -113,6 +115,9 @@ class Tables(Dialect):
             if reason is not None:
                 states.explain(cr, job.id, reason, text or "")
         return [Rescued(*job) for job in rescued]
+
+    def forget(self, cr: Any, ages: Ages) -> bool:
+        return vacuum.forget(cr, ages)
 
 
 def _rows(cr: Any, statement: str, *parameters: Any) -> list[Row]:

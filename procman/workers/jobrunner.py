@@ -16,6 +16,7 @@ from procman.jobs.capacity import Capacity
 from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
+from procman.jobs.vacuum import Ages
 from procman.workers.boot import executed, run
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def serve(child: Child) -> None:
     if not isinstance(work, JobrunnerWork):
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
     capacity = Capacity(work.capacity, work.reserve, child.board)
-    target = Target(work.addresses, url=work.url)
-    runner = Runner(parse(work.channels), target, capacity=capacity, worker=child.name, queues=work.queues)
+    target, ages = Target(work.addresses, url=work.url), Ages(work.history_age)
+    runner = Runner(parse(work.channels), target, capacity=capacity, ages=ages, worker=child.name, queues=work.queues)
     child.on_evidence = lambda evidence: runner.deaths.condemned(evidence.pid, evidence.reason, evidence.text)
     child.on_told = partial(_heed, runner)
     child.ready()

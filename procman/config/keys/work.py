@@ -6,7 +6,7 @@ from procman.config.addresses import HttpUrl, ListenAddress
 from procman.config.commands import Ready, Sockets
 from procman.config.keys.key import Computed, key
 from procman.config.values import Duration, Integer, ListOf, OrAuto, OrNone, Text, member_of
-from procman.config.words import Application, Channels, Command, DatabaseResolver, Module, Umask
+from procman.config.words import Application, Channels, Command, DatabaseResolver, HistoryAge, Module, Umask
 from procman.core.spec import (
     MOST_EXCHANGES,
     CronWork,
@@ -73,6 +73,14 @@ WORK_KEYS = (
         "For so long runs are remembered that failed, were killed or were skipped.",
         of=CronWork,
         kinds={Kind.CRON},
+    ),
+    key(
+        "history_age",
+        HistoryAge(),
+        "For so long jobs are kept that are done or cancelled; or for each channel and those below it: "
+        '`{ root = "720h", "root.mail" = "24h" }`. Those that failed are kept.',
+        of=JobrunnerWork,
+        kinds={Kind.JOBRUNNER},
     ),
     key("bind", ListOf(ListenAddress()), "Where to listen.", of=HttpWork, field="binds", kinds=_WITH_WEB_APP),
     key(

@@ -117,7 +117,7 @@ VALUES = {
         "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
         "command": st.lists(texts, min_size=1, max_size=4),
         "history_runs": st.integers(1, 10_000),
-        "history_age": durations,
+        "history_age": durations,  # for a jobrunner pool a table as well: tests/unit/config/test_values.py
         "workers": st.integers(1, 10_000) | st.just("auto") | scalings,
         "threads": st.integers(1, 1024),
         "keepalive": durations | st.just(0),

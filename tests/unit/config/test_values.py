@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from procman.config.environment import Expanded, expand
 from procman.config.problems import Wrong
 from procman.config.values import LONGEST, Boolean, Duration, Fraction, Given, Integer, ListOf, OrNone, Size, Text
-from procman.config.words import Channels, ResourceLimits, SignalName, Umask, Variables, Workers
+from procman.config.words import Channels, HistoryAge, ResourceLimits, SignalName, Umask, Variables, Workers
 
 
 def reading(kind, value):
@@ -158,3 +158,21 @@ def test_strings_are_written_as_they_are(text):
 def test_variables_are_written_as_they_are(pairs):
     raw = tomli.loads(f"key = {Variables().write(tuple(pairs))}")["key"]
     assert reading(Variables(), {name: expand(value, {}) for name, value in raw.items()}) == tuple(pairs)
+
+
+@pytest.mark.parametrize(
+    ("value", "pairs", "text"),
+    [
+        ("720h", (("root", 2592000.0),), '"2592000s"'),
+        ("none", (("root", None),), '"none"'),
+        (
+            {"root": "2h", "root.mail": 5, "audit": "none"},
+            (("root", 7200.0), ("root.mail", 5.0), ("audit", None)),
+            '{ "root" = "7200s", "root.mail" = "5s", "audit" = "none" }',
+        ),
+    ],
+)
+def test_how_long_jobs_are_kept(value, pairs, text):
+    assert reading(HistoryAge(), value) == pairs
+    assert HistoryAge().write(pairs) == text
+    assert reading(HistoryAge(), tomli.loads(f"x = {text}")["x"]) == pairs
