@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from procman.jobs.channels import parse
+from procman.core.channels import parse
 from procman.jobs.scheduler import ENQUEUED, PENDING, STARTED, Job, Scheduler
 
 if TYPE_CHECKING:

@@ -334,8 +334,8 @@ def resume(settings: Settings, channels: tuple[str, ...], anyway: bool, database
 
 def _say(settings: Settings, channels: Sequence[str], database: str | None, *, paused: bool, anyway: bool) -> None:
     from procman import signaling
+    from procman.core.channels import full_name
     from procman.jobs import pausing
-    from procman.jobs.channels import full_name
 
     meant = [full_name(channel) for channel in channels]
     write = pausing.pause if paused else pausing.resume

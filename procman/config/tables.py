@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from procman.config.environment import Unknown
-from procman.config.keys import POOL, TABLES, Computed, Nested, Required
-from procman.config.problems import Code, Problem, Wrong, dotted, suggestion
+from procman.config.keys import CHANNEL, POOL, TABLES, Computed, Named, Nested, Required
+from procman.config.problems import Code, Problem, Wrong, dotted, quoted, suggestion
+from procman.config.values import Given
 
 if TYPE_CHECKING:
     from procman.config.keys import Key, Table
-    from procman.config.values import Given
     from procman.core.spec import Kind
 
 
@@ -61,8 +61,31 @@ def _read_key(key: Key, given: Given, problems: list[Problem], kind: Kind | None
         values = read_table(given, key.type.table, problems, kind)
         if len(problems) == before:
             fields[key.field] = key.type.make(**values)
-    elif not _is_unknown(given.value):
+    elif _is_unknown(given.value):
+        return
+    elif isinstance(key.type, Named) and isinstance(given.value, dict):
+        fields[key.field] = _read_named(given, key.type, problems)
+    else:
         fields[key.field] = key.type.read(given)
+
+
+def _read_named(given: Given, named: Named[Any], problems: list[Problem]) -> Any:
+    """Raises `Wrong` with nothing in it when all that is wrong has been reported."""
+    made: dict[str, Any] = {}
+    before = len(problems)
+    for name, value in given.value.items():
+        item = given.item(name, value)
+        table = item if isinstance(value, dict) else Given({named.short: value}, item.path, item.base)
+        count = len(problems)
+        read = read_table(table, named.table, problems)
+        try:
+            if len(problems) == count:
+                made[name] = named.make(item, name, read)
+        except Wrong as wrong:
+            problems += wrong.problems
+    if len(problems) > before:
+        raise Wrong
+    return named.collect(given, made)
 
 
 def _is_unknown(value: Any) -> bool:
@@ -88,6 +111,8 @@ def _meant(given: Given, name: str, table: Table, kind: Kind | None) -> str:
     for other in TABLES:
         if other is not table and any(key.name == name and (not kind or kind in key.kinds) for key in other.keys):
             return f"; it belongs in [{_title(other, given, table)}]"
+    if table is CHANNEL and not suggestion(name, here):
+        return f"; a channel whose name has a dot is quoted: {quoted('.'.join(map(str, (*given.path[3:-1], name))))}"
     return suggestion(name, here)
 
 

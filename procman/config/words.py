@@ -1,4 +1,4 @@
-"""Types of values that have a grammar or a meaning of their own: applications, commands, accounts, channels."""
+"""Types of values that have a grammar or a meaning of their own: applications, commands, accounts."""
 
 from __future__ import annotations
 
@@ -397,28 +397,8 @@ class ResourceLimits(Type[tuple[tuple[str, int], ...]]):
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
 
 
-class Channels(Type[str]):
-    """Channels of the job runner in the notation of OCA's queue_job: ``root:4,root.mail:2:sequential``.
-
-    Only the notation is looked at here; what the channels come to is the job runner's to say.
-    """
-
-    expected = 'channels such as "root:4,root.mail:2"'
-
-    def read(self, given: Given) -> str:
-        if not isinstance(given.value, str):
-            raise given.unexpected(Code.WRONG_TYPE, self.expected)
-        channels = [part for part in re.split(r"[,\n]", given.value) if part.strip()]
-        if not channels:
-            raise given.unexpected(Code.CHANNELS, self.expected)
-        for channel in channels:
-            complaint = _complaint([field.strip() for field in channel.split(":")])
-            if complaint:
-                raise given.wrong(Code.CHANNELS, f"expected {self.expected}; {quoted(channel.strip())}: {complaint}")
-        return str(given.value)
-
-    def write(self, value: str) -> str:
-        return toml_string(value)
+_ROOT = "root"
+_CHANNEL_NAME = re.compile(r"[^\s,:](?:[^,:\n]*[^\s,:])?")
 
 
 class HistoryAge(Type[tuple[tuple[str, float | None], ...]]):
@@ -452,36 +432,3 @@ class HistoryAge(Type[tuple[tuple[str, float | None], ...]]):
         if [name for name, _ in value] == [_ROOT]:
             return self._one.write(value[0][1])
         return f"{{ {', '.join(f'{toml_string(name)} = {self._one.write(age)}' for name, age in value)} }}"
-
-
-_ROOT = "root"
-_CHANNEL_NAME = re.compile(r"[^\s,:](?:[^,:\n]*[^\s,:])?")
-
-_FLAGS = ("sequential", "paused", "sequential_default")
-_NUMBERS = ("throttle", "capacity_default")
-
-
-def _complaint(fields: list[str]) -> str | None:
-    """What is wrong with one channel: its name, its capacity, its options."""
-    name, options = fields[0], fields[1:]
-    if not name:
-        return "the name of the channel is missing"
-    capacity = "1"
-    if options and options[0].partition("=")[0].strip() not in (*_FLAGS, *_NUMBERS):
-        capacity = options.pop(0)
-        if not capacity.isascii() or not capacity.isdigit():
-            return f"expected a whole number as its capacity, got {quoted(capacity)}"
-    seen = set()
-    for option in options:
-        key, equals, value = (piece.strip() for piece in option.partition("="))
-        if key in seen:
-            return f"{key} is given twice"
-        if value.lower() not in ("false", "no", "0"):
-            seen.add(key)
-        if key in _NUMBERS and not (value.isascii() and value.isdigit()):
-            return f"{key} takes a whole number: {key}=1"
-        if key not in (*_FLAGS, *_NUMBERS) or "=" in value or (equals and not value):
-            return f"unknown option {quoted(option)}{suggestion(key, (*_FLAGS, *_NUMBERS))}"
-    if "sequential" in seen and int(capacity) > 1:
-        return "a sequential channel has a capacity of 1"
-    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from procman.core.channels import ROOT, Channel
 from procman.core.command import INHERIT
 
 
@@ -203,7 +204,7 @@ class JobrunnerWork:
     ``capacity``: jobs at once; None: as many as the pool has workers for, but for ``reserve`` that are left to users.
     """
 
-    channels: str
+    channels: tuple[Channel, ...] = (Channel(name=ROOT),)
     queues: tuple[JobQueue, ...] = (JobQueue.PROCMAN,)
     target: str | None = None
     url: str | None = None

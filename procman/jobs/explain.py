@@ -145,7 +145,7 @@ def explain(tree: Tree, job: Job, packed: int, now: float) -> Explanation:
     obstacles: list[Obstacle] = [NotDue(job.eta - now)] if job.eta > now else []
     for step in node.path:
         obstacles += _of_channel(tree, step, database, packed, now)
-    ahead, in_all = _ahead(tree, packed, node, database)
+    ahead, in_all = _ahead(tree, packed, node, database, now)
     return Explanation(
         job=job,
         obstacles=tuple(obstacles),
@@ -192,7 +192,7 @@ def _running_in(tree: Tree, channel: str) -> Iterator[Other]:
                 yield Other(job.database, job.key)
 
 
-def _ahead(tree: Tree, packed: int, node: Node, database: Database) -> tuple[int, int]:
+def _ahead(tree: Tree, packed: int, node: Node, database: Database, now: float) -> tuple[int, int]:
     """How many come before it in its lane, and in all. A look at everything that waits: 60 ms for a million."""
     mine = in_all = 0
     low = (database.low | node.low) if node.by_database else node.low
@@ -200,7 +200,7 @@ def _ahead(tree: Tree, packed: int, node: Node, database: Database) -> tuple[int
     for each in tree.databases.values():
         before = [other for other in each.waiting.values() if other < packed]
         if each.etas:
-            before = [other for other in before if other >> ID_AT & IDS not in each.etas]
+            before = [other for other in before if each.etas.get(other >> ID_AT & IDS, 0.0) <= now]
         in_all += len(before)
         mine += sum(1 for other in before if other & mask == low)
     return mine, in_all

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from procman.jobs.channels import full_name
+from procman.core.channels import full_name
 
 _WRITE = """
 INSERT INTO procman.job_channel AS known (name, paused, by) VALUES (%s, %s, %s)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from procman.jobs.channels import Channel
+    from procman.core.channels import Channel
 
 # From the lowest bit: how many may share its request, channel, database, id, microseconds since 1970, priority. With a
 # usual priority that is not more than six digits of 30 bits, which is what 48 bytes hold (CPython's longintrepr.h).

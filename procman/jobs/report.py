@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from procman import signaling
-from procman.jobs.channels import full_name
+from procman.core.channels import full_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

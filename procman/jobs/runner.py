@@ -13,9 +13,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman import signaling
+from procman.core.channels import ROOT
 from procman.core.spec import JobQueue
 from procman.jobs.capacity import LOOK_EVERY, Capacity
-from procman.jobs.channels import ROOT
 from procman.jobs.deaths import Deaths
 from procman.jobs.exchange import Exchange
 from procman.jobs.feed import SWEEP_EVERY
@@ -30,7 +30,7 @@ from procman.jobs.vacuum import Housekeeper
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from procman.jobs.channels import Channel
+    from procman.core.channels import Channel
     from procman.jobs.dialect import Dialect, Key, Offered
     from procman.jobs.exchange import Target
     from procman.jobs.hub import Task
@@ -45,7 +45,7 @@ _LEAVE_PATIENCE = 1.0
 
 
 class Runner(Desk):
-    """``channels`` as `procman.jobs.channels.parse` returns them; ``target`` is who runs the jobs.
+    """``channels`` as `procman.core.channels.parse` returns them; ``target`` is who runs the jobs.
 
     ``worker`` is the name of this one, for people. ``queues`` are those that are served where a database has them.
     ``ages`` says how long jobs that are over are kept; without, for ever.

@@ -15,7 +15,7 @@ import itertools
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from procman.jobs.channels import full_name
+from procman.core.channels import full_name
 from procman.jobs.explain import Explanation, explain
 from procman.jobs.queues import CREATED_AT, ID_AT, IDS, MOST_BATCH, MOST_CREATED, PRIORITY_AT, Job
 from procman.jobs.tree import Tree
@@ -23,7 +23,7 @@ from procman.jobs.tree import Tree
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from procman.jobs.channels import Channel
+    from procman.core.channels import Channel
     from procman.jobs.queues import Database, Lane, Node
 
 __all__ = ["ENQUEUED", "FAILED", "PENDING", "STARTED", "Figures", "Job", "Scheduler"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from procman.jobs.channels import full_name
+from procman.core.channels import full_name
 from procman.jobs.retry import check_pattern
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from procman.jobs.channels import ROOT, Channel
+from procman.core.channels import ROOT, Channel
 from procman.jobs.queues import CHANNEL_AT, CHANNELS, DATABASE_AT, DATABASES, ID_AT, IDS, Database, Lane, Node, Share
 
 if TYPE_CHECKING:

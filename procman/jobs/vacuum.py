@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from procman.core.channels import ROOT, full_name
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
-from procman.jobs.channels import ROOT, full_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

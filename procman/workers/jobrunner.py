@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from procman.core.lifecycle import Crew, WorkerEnded
 from procman.core.spec import JobrunnerWork
 from procman.jobs.capacity import Capacity
-from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
 from procman.jobs.vacuum import Ages
@@ -36,7 +35,8 @@ def serve(child: Child) -> None:
         raise TypeError(f"a jobrunner pool has a JobrunnerWork, not {work!r}")
     capacity = Capacity(work.capacity, work.reserve, child.board)
     target, ages = Target(work.addresses, url=work.url), Ages(work.history_age)
-    runner = Runner(parse(work.channels), target, capacity=capacity, ages=ages, worker=child.name, queues=work.queues)
+    channels = {channel.name: channel for channel in work.channels}
+    runner = Runner(channels, target, capacity=capacity, ages=ages, worker=child.name, queues=work.queues)
     child.on_evidence = lambda evidence: runner.deaths.condemned(evidence.pid, evidence.reason, evidence.text)
     child.on_told = partial(_heed, runner)
     child.ready()

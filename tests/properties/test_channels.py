@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from procman.jobs.channels import Channel
+from procman.core.channels import Channel
 from procman.jobs.scheduler import Job, Scheduler
 
 NAMES = ["root", "root.a", "root.a.x", "root.a.y", "root.b", "root.b.z"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from procman.core import lifecycle as say
+from procman.core.channels import parse
 from procman.core.reason import Reason
 from procman.core.spec import DatabaseSpec, JobrunnerWork, Kind, PoolSpec, TcpAddress, UnixAddress
 from procman.errors import ChannelClosed
@@ -79,7 +80,7 @@ class JobRunner:
         spec = PoolSpec(
             name="jobrunner",
             kind=Kind.JOBRUNNER,
-            work=JobrunnerWork(channels=channels, addresses=addresses, url=target_url),
+            work=JobrunnerWork(channels=tuple(parse(channels).values()), addresses=addresses, url=target_url),
         )
         seat = say.Seat(name="jobrunner.1", slot=1, generation=1, record=0)
         with self.log_path.open("ab") as log:

@@ -25,7 +25,7 @@ from procman.core.spec import (
 WORK = {
     Kind.HTTP: HttpWork(app="demo:application", binds=()),
     Kind.CRON: CronWork(modules=("demo",)),
-    Kind.JOBRUNNER: JobrunnerWork(channels="root:1"),
+    Kind.JOBRUNNER: JobrunnerWork(),
     Kind.EXEC: ExecWork(command=("sleep", "1000"), start_seconds=1.0),
     Kind.POSTGRES: PostgresWork(data_dir="/d", socket_dir="/s"),
 }

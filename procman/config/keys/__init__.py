@@ -6,19 +6,21 @@ be read and not printed, or printed and not documented. Defaults are those of th
 values: what depends on those is for `procman.config.reader` and `procman.config.rules`.
 """
 
+from procman.config.keys.channel import CHANNEL
 from procman.config.keys.daemon import AUTH, DAEMON
 from procman.config.keys.database import DATABASE
-from procman.config.keys.key import KINDS, Computed, Key, Nested, Required, Table
+from procman.config.keys.key import KINDS, Computed, Key, Named, Nested, Required, Table
 from procman.config.keys.policy import BACKOFF, HOOKS, LIMITS, RELOAD
 from procman.config.keys.pool import POOL
 from procman.config.keys.work import WORK
 
 # Every table there is.
-TABLES = (DAEMON, AUTH, DATABASE, POOL, LIMITS, BACKOFF, HOOKS, RELOAD)
+TABLES = (DAEMON, AUTH, DATABASE, POOL, CHANNEL, LIMITS, BACKOFF, HOOKS, RELOAD)
 
 __all__ = [
     "AUTH",
     "BACKOFF",
+    "CHANNEL",
     "DAEMON",
     "DATABASE",
     "HOOKS",
@@ -30,6 +32,7 @@ __all__ = [
     "WORK",
     "Computed",
     "Key",
+    "Named",
     "Nested",
     "Required",
     "Table",

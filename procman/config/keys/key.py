@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from procman.config.problems import Code
 from procman.config.values import Given, Type
 from procman.core.spec import Kind
+
+T = TypeVar("T")
 
 # The kinds that can be written in a file.
 KINDS = frozenset(Kind) - {Kind.POSTGRES}
@@ -65,6 +68,24 @@ class Nested(Type[Any]):
 
     def write(self, value: Any) -> str:
         raise TypeError(f"{self.table.title} is a table, which is written under its own header")
+
+
+class Named(Type[T]):
+    """A table of tables whose names are the user's own; or, for `read`, something that says the same in short.
+
+    A value in the place of one of those tables is that of their key ``short``.
+    """
+
+    table: Table
+    short: str
+
+    @abstractmethod
+    def make(self, given: Given, name: str, fields: dict[str, Any]) -> Any:
+        """What one table comes to; raises `Wrong`."""
+
+    @abstractmethod
+    def collect(self, given: Given, made: dict[str, Any]) -> T:
+        """What all of them come to; raises `Wrong`."""
 
 
 def key(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from procman.config.addresses import HttpUrl, ListenAddress
 from procman.config.commands import Ready, Sockets
+from procman.config.keys.channel import Channels
 from procman.config.keys.key import Computed, key
 from procman.config.values import Duration, Integer, ListOf, OrAuto, OrNone, Text, member_of
-from procman.config.words import Application, Channels, Command, DatabaseResolver, HistoryAge, Module, Umask
+from procman.config.words import Application, Command, DatabaseResolver, HistoryAge, Module, Umask
 from procman.core.spec import (
     MOST_EXCHANGES,
     CronWork,
@@ -90,7 +91,13 @@ WORK_KEYS = (
         of=HttpWork,
         kinds=_WITH_WEB_APP,
     ),
-    key("channels", Channels(), "Channels and their capacities.", default="root:1", kinds={Kind.JOBRUNNER}),
+    key(
+        "channels",
+        Channels(),
+        "Channels and their capacities, in the notation of OCA's queue_job or as tables, see below.",
+        of=JobrunnerWork,
+        kinds={Kind.JOBRUNNER},
+    ),
     key(
         "target",
         Text("the name of a pool"),

@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 
 from procman import signaling
+from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec
-from procman.jobs.channels import parse
 from procman.jobs.dialect import Dead, Rescued
 from procman.jobs.exchange import Target
 from procman.jobs.feed import Feed

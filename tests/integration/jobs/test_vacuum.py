@@ -9,8 +9,8 @@ import pytest
 
 import procman
 from procman import signaling
+from procman.core.channels import parse
 from procman.jobs import vacuum
-from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
 from procman.jobs.vacuum import Ages

@@ -114,7 +114,7 @@ VALUES = {
         "capacity": st.integers(1, 500) | st.just("auto"),
         "reserve": st.integers(0, 10_000),
         "queues": st.sampled_from(["procman", "queue_job", ["queue_job", "procman"]]),
-        "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential"]),
+        "channels": st.sampled_from(["root:4", "root:4,root.a:1:throttle=2\nroot.b:sequential:per_database=3"]),
         "command": st.lists(texts, min_size=1, max_size=4),
         "history_runs": st.integers(1, 10_000),
         "history_age": durations,  # for a jobrunner pool a table as well: tests/unit/config/test_values.py
@@ -169,6 +169,16 @@ VALUES = {
         "backoff": st.nothing(),
         "hooks": st.nothing(),
         "reload": st.nothing(),
+    },
+    "pools.NAME.channels.CHANNEL": {
+        "capacity": st.just("none") | st.just(1),  # which a sequential one can have
+        "sequential": st.booleans(),
+        "throttle": durations | st.just(0),
+        "paused": st.booleans(),
+        "fair": st.booleans() | st.dictionaries(words, st.integers(1, 9), max_size=3),
+        "per_database": whole | st.just("prod_*:20,*:5") | st.dictionaries(words, st.integers(0, 9), max_size=3),
+        "capacity_default": or_none(whole),
+        "sequential_default": st.booleans(),
     },
     "pools.NAME.limits": {
         "memory_soft": or_none(sizes.filter(lambda size: isinstance(size, str))),
@@ -246,6 +256,10 @@ def pools(draw, name, kind, number):
         pairs[nested] = draw(some_of(f"pools.NAME.{nested}"))
     complete(pairs, number)
     if kind is Kind.JOBRUNNER:
+        if draw(st.booleans()):
+            channel = some_of("pools.NAME.channels.CHANNEL") | st.integers(1, 9)
+            names = st.sampled_from(["root", "root.a", "root.a.b", "b c", "ü"])
+            pairs["channels"] = draw(st.dictionaries(names, channel, min_size=1))
         pairs.pop("target", None)
         pairs |= draw(st.sampled_from([{"target": "http"}, {"url": "https://a:b%40@odoo:8069"}]))
     if kind in (Kind.EXEC, Kind.LONGPOLLING, Kind.JOBRUNNER) and isinstance(pairs.get("workers"), dict):
@@ -299,6 +313,9 @@ def any_documents(draw):
         text += table(title, pairs)
     for name in draw(st.sets(st.sampled_from(["a", "b", "postgres", "c"]), max_size=4)):
         pairs = draw(st.dictionaries(st.sampled_from(names["pools.NAME"]), anything, max_size=5))
+        if draw(st.booleans()):
+            channel = st.dictionaries(st.sampled_from(names["pools.NAME.channels.CHANNEL"]), anything, max_size=3)
+            pairs["channels"] = draw(st.dictionaries(words, channel | anything, max_size=3))
         kind = draw(st.sampled_from([*sorted(KINDS), "nothing", 1]))
         for nested in ("limits", "backoff", "hooks", "reload"):
             if draw(st.booleans()):

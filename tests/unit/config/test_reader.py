@@ -9,6 +9,7 @@ import pytest
 from procman.cli.endpoint import in_file
 from procman.config import read
 from procman.config.places import default_endpoint, postgres_socket_dir
+from procman.core.channels import Channel
 from procman.core.spec import (
     Backoff,
     CronWork,
@@ -192,7 +193,7 @@ def test_the_other_kinds(reading):
     )
     assert [pool.work for pool in spec.pools[1:]] == [
         CronWork(modules=("shop.tasks", "shop.reports")),
-        JobrunnerWork(channels="root:1", target="http", addresses=(ADDRESS,), reserve=1),
+        JobrunnerWork(target="http", addresses=(ADDRESS,), reserve=1),
         LongpollingWork(app=None, binds=(TcpAddress(host="127.0.0.1", port=8072),), poll_timeout=10.0),
         ExecWork(command=("redis-server", "--port", "0"), ready="notify"),
     ]
@@ -205,20 +206,61 @@ def test_the_stop_timeout_of_the_daemon_is_the_default_of_every_pool(reading):
     assert [pool.stop_timeout for pool in spec.pools] == [10.0, 10.0, 300.0]
 
 
+class TestChannels:
+    def reading(self, reading, channels):
+        return reading(DATABASE + HTTP + f'[pools.jobs]\nkind = "jobrunner"\n{channels}\n').pool("jobs").work.channels
+
+    def test_the_notation_of_oca(self, reading):
+        channels = self.reading(reading, 'channels = """\n  root : 4,\n  mail:1:sequential:throttle=2\n"""')
+        assert channels == (
+            Channel(name="root", capacity=4),
+            Channel(name="root.mail", sequential=True, throttle=2.0),
+        )
+
+    def test_tables(self, reading):
+        channels = self.reading(
+            reading,
+            """
+            [pools.jobs.channels]
+            root = { capacity = 8, fair = { "prod_*" = 3, "*" = 1 }, per_database = { test = 0, "*" = 5 } }
+            "root.mail" = 2
+            slow = { throttle = "500ms", paused = true }
+            [pools.jobs.channels."root.edi"]
+            capacity = "none"
+            capacity_default = 1
+            sequential_default = true
+            """,
+        )
+        assert channels == (
+            Channel(
+                name="root",
+                capacity=8,
+                fair=True,
+                weights=(("prod_*", 3), ("*", 1)),
+                per_database=(("test", 0), ("*", 5)),
+            ),
+            Channel(name="root.mail", capacity=2),
+            Channel(name="root.slow", throttle=0.5, paused=True),
+            Channel(name="root.edi", capacity=None, capacity_default=1, sequential_default=True),
+        )
+
+    def test_a_sequential_channel_needs_no_capacity(self, reading):
+        channels = self.reading(reading, 'channels = { a = { sequential = true, capacity = "none" } }')
+        assert channels == (Channel(name="root.a", capacity=1, sequential=True),)
+
+
 class TestJobrunner:
     def test_the_target_is_the_only_http_pool_or_the_one_named(self, reading):
         admin = HTTP.replace("pools.http", "pools.admin").replace("8069", "8070")
         runner = '[pools.jobs]\nkind = "jobrunner"\ntarget = "admin"\n'
         work = reading(DATABASE + HTTP + admin + runner).pool("jobs").work
-        assert work == JobrunnerWork(
-            channels="root:1", target="admin", addresses=(TcpAddress(host="127.0.0.1", port=8070),)
-        )
+        assert work == JobrunnerWork(target="admin", addresses=(TcpAddress(host="127.0.0.1", port=8070),))
 
     def test_a_url_instead_of_a_target(self, reading):
         work = (
             reading(DATABASE + HTTP + '[pools.jobs]\nkind = "jobrunner"\nurl = "http://odoo:8069"\n').pool("jobs").work
         )
-        assert work == JobrunnerWork(channels="root:1", url="http://odoo:8069", queues=(JobQueue.QUEUE_JOB,))
+        assert work == JobrunnerWork(url="http://odoo:8069", queues=(JobQueue.QUEUE_JOB,))
 
     def test_whose_jobs_can_be_said(self, reading):
         work = reading(DATABASE + HTTP + '[pools.jobs]\nkind = "jobrunner"\nqueues = ["procman", "queue_job"]\n')

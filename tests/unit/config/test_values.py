@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from procman.config.environment import Expanded, expand
 from procman.config.problems import Wrong
 from procman.config.values import LONGEST, Boolean, Duration, Fraction, Given, Integer, ListOf, OrNone, Size, Text
-from procman.config.words import Channels, HistoryAge, ResourceLimits, SignalName, Umask, Variables, Workers
+from procman.config.words import HistoryAge, ResourceLimits, SignalName, Umask, Variables, Workers
 
 
 def reading(kind, value):
@@ -108,25 +108,6 @@ def test_resource_limits():
     limits = (("nofile", 1024), ("core", -1), ("data", 2**20), ("nproc", 0))
     assert reading(ResourceLimits(), given_limits) == limits
     assert written(ResourceLimits(), limits) == limits
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "root:4",
-        "root:4,root.mail:2,root.slow:1:throttle=1",
-        "root : 4,\n root.sub : 2 : sequential=false\n",
-        "root:0",
-        "root:4:capacity_default=2",
-        "root.seq:sequential",
-        "root:2:paused",
-        "foo bar",
-        " , root:1 ,",
-        "a: 007 ",
-    ],
-)
-def test_channels(value):
-    assert reading(Channels(), value) == value
 
 
 @given(st.floats(min_value=0, max_value=LONGEST))

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from procman.jobs.channels import Channel, ChannelError, parse
+from procman.core.channels import Channel, ChannelError, notation, parse, parse_databases
+from procman.jobs.queues import matching
 from procman.jobs.scheduler import Job, Scheduler
 
 CASES = json.loads(Path(__file__).with_name("channel_cases.json").read_text())
+
+
+KINDS = ("parse", "tree", "schedule", "db_max_capacity", "per_database_mode")
 
 
 def cases(kind):
@@ -97,6 +101,52 @@ def _run(scheduler, now, *, two_databases):
 
 
 def test_every_case_that_differs_says_why():
-    differing = [case for kind in ("parse", "tree", "schedule") for case in CASES[kind] if "oca" in case]
+    differing = [case for kind in KINDS for case in CASES[kind] if "oca" in case]
     assert len(differing) > 15
     assert all(case["why"] for case in differing)
+
+
+@pytest.mark.parametrize("text", sorted({case["input"] for kind in ("parse", "tree") for case in CASES[kind]}))
+def test_what_is_read_can_be_written(text):
+    try:
+        channels = parse(text)
+    except ChannelError:
+        return
+    assert parse(notation(channels.values())) == channels
+
+
+class TestLimitsPerDatabase:
+    """The notation of ODOO_QUEUE_JOB_DB_MAX_CAPACITY."""
+
+    @pytest.mark.parametrize("case", cases("db_max_capacity"))
+    def test_it(self, case):
+        if "error" in case:
+            with pytest.raises(ChannelError) as raised:
+                parse_databases(case["input"])
+            assert raised.value.kind == case["error"]
+            return
+        limits = parse_databases(case["input"])
+        assert [list(pair) for pair in limits] == case["rules"]
+        assert {name: matching(limits, name, None) for name in case["lookup"]} == case["lookup"]
+
+
+@pytest.mark.parametrize("case", cases("per_database_mode"))
+def test_databases_that_share_a_channel(case):
+    """What OCA 18 does without configured channels, said in procman's words: a root that is fair."""
+    scheduler = Scheduler(parse(case["config"]))
+    for database, count in case["pending"].items():
+        for number in range(count):
+            scheduler.put(Job(10, 0.0, number, database, number, 0.0, "root", "pending"))
+    started = _start(scheduler)
+    assert [chosen.database for chosen in started] == case["started"]
+    if "after" in case:
+        for database in case["after"]["done"]:
+            scheduler.put(next(chosen for chosen in started if chosen.database == database)._replace(state="done"))
+        assert [chosen.database for chosen in _start(scheduler)] == case["after"]["started"]
+
+
+def _start(scheduler):
+    started = []
+    while chosen := scheduler.next(1.0):
+        started.append(chosen)
+    return started

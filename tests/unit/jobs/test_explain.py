@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from procman.jobs.channels import parse
+from procman.core.channels import parse
 from procman.jobs.explain import Behind, DatabaseFull, Full, HeldUp, NotDue, Other, Paused, Throttled
 from procman.jobs.scheduler import FAILED, PENDING, STARTED, Job, Scheduler
 
@@ -87,7 +87,13 @@ def test_a_sequence_that_waits_for_the_time_of_an_earlier_job(queue):
 
 def test_how_many_are_before_it(queue):
     scheduler = queue(
-        "root:1", job(1), job(2, "root.a"), job(3, database="two"), job(4, eta=500.0), job(5), job(6, priority=20)
+        "root:1",
+        job(1),
+        job(2, "root.a", eta=50.0),
+        job(3, database="two"),
+        job(4, eta=500.0),
+        job(5),
+        job(6, priority=20),
     )
     explained = scheduler.explain("one", 5, 100.0)
     assert (explained.ahead, explained.ahead_in_all, explained.by_turns) == (2, 3, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from procman.jobs.channels import Channel, parse
+from procman.core.channels import Channel, parse
 from procman.jobs.scheduler import ENQUEUED, FAILED, PENDING, STARTED, Job, Scheduler
 
 
