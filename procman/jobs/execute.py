@@ -74,10 +74,12 @@ def run(database: str, uuid: str, *, worker: str = "", bound: Callable[[float], 
     whom.rename(f"job {attempt.function} {uuid}")
     if attempt.timeout is not None and bound is not None:
         bound(attempt.timeout)
-    return _Try(database, attempt).run()
+    return Try(database, attempt).run()
 
 
-class _Try:
+class Try:
+    """One try of a job that has been started."""
+
     def __init__(self, database: str, attempt: Attempt) -> None:
         self._database = database
         self._attempt = attempt

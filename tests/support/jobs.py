@@ -182,3 +182,8 @@ def tell_progress_for_ever(file: str) -> None:
             time.sleep(0.01)
         except Exception:
             pass
+
+
+@procman.job
+def enqueue_a_note(value: str) -> None:
+    note.delay(value)

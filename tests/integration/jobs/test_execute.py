@@ -266,7 +266,7 @@ def test_who_was_taken_for_dead_lets_go(database, truth, caplog):
         attempt = execute.states.start(cr, uuid, "http.1", 1)
     truth("UPDATE procman.job SET state = 'pending'")
     with caplog.at_level(logging.WARNING):
-        assert execute._Try(database, attempt).run() == Outcome(200, failed=False)
+        assert execute.Try(database, attempt).run() == Outcome(200, failed=False)
     assert truth.job(uuid)["state"] == "pending"
     assert truth.effects() == []
 
