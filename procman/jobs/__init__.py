@@ -8,7 +8,7 @@ should bear being done again.
 from procman.jobs.enqueue import Overtaken
 from procman.jobs.function import Delayed, JobFunction, exact, job
 from procman.jobs.graph import Enqueued, Graph, Prepared, chain, group
-from procman.jobs.record import JobRecord, NotDone, get
+from procman.jobs.record import JobRecord, NotDone, cancel, get, requeue
 from procman.jobs.report import counts
 from procman.jobs.retry import FailedJobError, RetryableJobError, RetryJob
 from procman.jobs.running import Current, current, progress
@@ -26,6 +26,7 @@ __all__ = [
     "Prepared",
     "RetryJob",
     "RetryableJobError",
+    "cancel",
     "chain",
     "counts",
     "current",
@@ -34,4 +35,5 @@ __all__ = [
     "group",
     "job",
     "progress",
+    "requeue",
 ]

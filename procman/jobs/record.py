@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from procman import signaling
 from procman.errors import ProcmanError
-from procman.jobs import values
+from procman.jobs import steering, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,25 @@ def get(uuid: str) -> JobRecord:
     if not found:
         raise LookupError(f"there is no job {uuid}")
     return found[0]
+
+
+def cancel(uuid: str, *, running: bool = False) -> bool:
+    """Cancel the job, and those that wait for it, if the current unit commits; false if it has begun or is over.
+
+    With ``running`` also when it has begun, and then at once: its worker's transaction is ended, whatever becomes of
+    the unit.
+    """
+    with signaling.cursor() as cr:
+        return bool(steering.cancel(cr, [uuid], running=running))
+
+
+def requeue(uuid: str, *, done: bool = False) -> bool:
+    """Queue a job that has failed or was cancelled once more, with all its tries, if the current unit commits.
+
+    With ``done`` also one that has succeeded. False if it is in no such state, or if an equal job waits.
+    """
+    with signaling.cursor() as cr:
+        return bool(steering.requeue(cr, [uuid], done=done))
 
 
 def read(cr: Any, uuids: Sequence[str]) -> list[JobRecord]:

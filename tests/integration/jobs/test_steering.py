@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from procman import signaling
+from procman import jobs, signaling
 from procman.jobs import execute, states, steering
 from procman.jobs.execute import Outcome
 from tests.support import jobs as functions
@@ -122,6 +122,19 @@ def test_another_job_that_runs_is_not_harmed(database, cr, truth, tmp_path):
         thread.join()
     assert [truth.job(uuid)["state"] for uuid in uuids] == ["cancelled", "done"]
     assert truth.effects() == ["b"]
+
+
+def test_by_the_application_in_its_unit(truth, database):
+    uuid = functions.note.delay("a")
+    with signaling.unit(database):
+        assert jobs.cancel(uuid)
+        assert not jobs.cancel(uuid)
+        assert truth.job(uuid)["state"] == "pending"
+    assert truth.job(uuid)["state"] == "cancelled"
+    with signaling.unit(database):
+        assert jobs.requeue(uuid)
+        assert not jobs.requeue(uuid)
+    assert truth.job(uuid)["state"] == "pending"
 
 
 # -- queued again ------------------------------------------------------------------------------------------
