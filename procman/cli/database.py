@@ -22,12 +22,12 @@ def spec(config: str | None, environ: Mapping[str, str]) -> DatabaseSpec:
 
     Raises ConfigurationError.
     """
-    from procman.config.reader import read
+    from procman.config.reader import read_database
     from procman.core.spec import DatabaseSpec
 
     path = config or environ.get("PROCMAN_CONFIG") or next((path for path in FILES if os.path.exists(path)), None)
     if path is not None:
-        database = read(path, environ).database
+        database = read_database(path, environ)
         if database is None:
             raise ConfigurationError(f"{path}: there is no [database]")
         return database

@@ -80,6 +80,20 @@ def read(path: str, environ: Mapping[str, str]) -> DaemonSpec:
     return load(path, environ).spec
 
 
+def read_database(path: str, environ: Mapping[str, str]) -> DatabaseSpec | None:
+    """Of the configuration in the file only where its databases are; None when there are none.
+
+    The rest may be broken since the daemon has read it, or need variables that are set for the daemon alone. Raises
+    ConfigurationError.
+    """
+    document, positions = _parse(path)
+    problems: list[Problem] = []
+    draft = _Reader(os.path.dirname(os.path.abspath(path)), environ, problems).database(document)
+    if problems:
+        raise _error(problems, path, positions)
+    return _Builder(draft, os.path.abspath(path), environ).database()
+
+
 def load(path: str, environ: Mapping[str, str]) -> Loaded:
     """As `read`, with the places of keys and values."""
     document, positions = _parse(path)
@@ -154,19 +168,33 @@ class _Reader:
         self._environ = environ
         self._problems = problems
 
-    def draft(self, document: dict[str, Any]) -> Draft:
-        override = self._environ.get(DATABASE_VARIABLE, "")
-        if override and isinstance(document.get("database"), dict):
+    def database(self, document: dict[str, Any]) -> Draft:
+        """A draft in which nothing is but the database, and where the state is kept."""
+        daemon = document.get("procman")
+        if isinstance(daemon, dict):
+            document["procman"] = {name: value for name, value in daemon.items() if name == "state_dir"}
+        draft = Draft()
+        document = self._expanded({name: document[name] for name in ("procman", "database") if name in document})
+        self._daemon(document, draft)
+        self._database(document, draft)
+        return draft
+
+    def _expanded(self, document: dict[str, Any]) -> dict[str, Any]:
+        if self._environ.get(DATABASE_VARIABLE) and isinstance(document.get("database"), dict):
             # What is overridden need not be usable here: it may name a variable of another machine.
             document["database"]["url"] = EMBEDDED
-        document = expand_document(document, self._environ, self._problems)
+        expanded: dict[str, Any] = expand_document(document, self._environ, self._problems)
+        return expanded
+
+    def draft(self, document: dict[str, Any]) -> Draft:
+        document = self._expanded(document)
         for name in document:
             if name not in _TABLES:
                 message = f"unknown key{suggestion(name, _TABLES)}"
                 self._problems.append(Problem(Code.UNKNOWN_KEY, (name,), message, at_key=True))
         draft = Draft()
         self._daemon(document, draft)
-        self._database(document, draft, override)
+        self._database(document, draft)
         self._pools(document, draft)
         return draft
 
@@ -185,7 +213,8 @@ class _Reader:
             endpoint = default_endpoint("monitor.sock", state_dir, self._environ)
             draft.daemon["control_read_only"] = (endpoint,) if draft.daemon.get("dashboard") else ()
 
-    def _database(self, document: dict[str, Any], draft: Draft, override: str) -> None:
+    def _database(self, document: dict[str, Any], draft: Draft) -> None:
+        override = self._environ.get(DATABASE_VARIABLE, "")
         if "database" in document:
             draft.database_url = ""
             given = Given(document["database"], ("database",), self._base)
@@ -260,9 +289,9 @@ class _Builder:
             pools.insert(0, self._postgres())
         if (address := self._draft.dashboard()) is not None:
             pools.append(self._dashboard(address))
-        return DaemonSpec(source=self._source, pools=tuple(pools), database=self._database(), **self._draft.daemon)
+        return DaemonSpec(source=self._source, pools=tuple(pools), database=self.database(), **self._draft.daemon)
 
-    def _database(self) -> DatabaseSpec | None:
+    def database(self) -> DatabaseSpec | None:
         url = self._draft.database_url
         if url is None:
             return None

@@ -4,6 +4,7 @@
     GET  /prices              all prices                     GET /prices/1   one, with `worker` and `cached`
     PUT  /prices/1            {"price": "12.50"} or 12.50    POST /prices    {"name": "Kettle", "price": "39.00"}
     GET  /jobs                how many jobs in each state    POST /jobs?n=100   enqueue some
+    GET  /stock               the last stock-takings         POST /stock?seconds=20   begin one: a long job
     GET  /cron                what the cron function left behind
     GET  /slow?seconds=10     idle     GET /burn?seconds=10  busy     GET /eat?mib=100   keep memory, as a leak would
 
@@ -27,9 +28,12 @@ from urllib.parse import parse_qs
 
 import procman
 from procman import jobs, signaling
+from procman.jobs import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+SHELVES = 5  # of each product
 
 _computed: ContextVar[bool] = ContextVar("computed", default=False)
 
@@ -91,6 +95,40 @@ def work(number: int) -> None:
         cr.execute("INSERT INTO demo.work (number, worker) VALUES (%s, %s)", [number, worker()])
 
 
+@procman.job(channel="root.stock", description="stock-taking")
+def take_stock(seconds: float) -> dict[str, Any]:
+    """A long job: counts what is on the shelves, and says how far it is. Kill its worker: it begins anew, elsewhere.
+
+    What it has written until then was in its transaction, and is gone; in the end each shelf is counted once.
+    """
+    shelves = [
+        (product, name, shelf) for product, name in procman.registry().items() for shelf in range(1, SHELVES + 1)
+    ]
+    job = jobs.current()
+    counted = 0
+    for done, (product, name, shelf) in enumerate(shelves):
+        _tell(job, done, len(shelves), f"{name}, shelf {shelf}")
+        time.sleep(seconds / len(shelves))
+        pieces = (7 * product + 3 * shelf) % 11
+        counted += pieces
+        with procman.cursor() as cr:
+            cr.execute(
+                "INSERT INTO demo.stock (taking, product, shelf, pieces) VALUES (%s, %s, %s, %s)",
+                [job and job.uuid, product, shelf, pieces],
+            )
+    _tell(job, len(shelves), len(shelves), "")
+    procman.bus.send("stock", {"uuid": job and job.uuid, "over": True})  # with the commit
+    return {"shelves": len(shelves), "pieces": counted}
+
+
+def _tell(job: jobs.Current | None, done: int, total: int, note: str) -> None:
+    """For operators, and for whoever has the page open: now, not with the commit."""
+    procman.progress(done, total, note)
+    if job is not None:
+        said = {"uuid": job.uuid, "try": job.number, "done": done, "total": total, "note": note}
+        procman.bus.send("stock", {**said, "worker": worker(), "pid": os.getpid()}, at_once=True)
+
+
 @procman.cron(every="10s")
 def tick() -> None:
     """Every ten seconds, in one of the cron workers."""
@@ -121,6 +159,7 @@ CREATE TABLE IF NOT EXISTS demo.change (
     product integer NOT NULL, old numeric(12, 2), new numeric(12, 2), at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE IF NOT EXISTS demo.work (number integer, worker text, at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS demo.stock (taking uuid, product integer, shelf integer, pieces integer);
 CREATE TABLE IF NOT EXISTS demo.clock (id integer PRIMARY KEY, ticks bigint, at timestamptz, worker text);
 INSERT INTO demo.product (name, price)
     SELECT name, price FROM (VALUES
@@ -249,6 +288,34 @@ def _post_jobs(environ: dict[str, Any]) -> dict[str, Any]:
     return {"enqueued": number, "worker": worker()}
 
 
+def _post_stock(environ: dict[str, Any]) -> dict[str, Any]:
+    set_up()
+    uuid = take_stock.delay(_number(environ, "seconds", 20, least=0, most=100))
+    procman.bus.send("stock", {"uuid": uuid})
+    return {"uuid": uuid, "worker": worker()}
+
+
+def _stock(environ: dict[str, Any]) -> dict[str, Any]:
+    set_up()
+    wanted = report.Wanted(function=take_stock.reference, since=86400.0, limit=3)
+    found = [report.details(job["uuid"]) for job in report.listing(wanted)]
+    with procman.cursor() as cr:
+        cr.execute("SELECT taking::text, count(*) FROM demo.stock GROUP BY taking")
+        rows = dict(cr.fetchall())
+    return {"takings": [_taking(job, rows) for job in found if job is not None]}
+
+
+def _taking(job: dict[str, Any], rows: dict[str, int]) -> dict[str, Any]:
+    """What the page shows of the job, and how many rows it has left behind."""
+    shown = ("uuid", "state", "attempt", "max_retries", "progress", "result", "date_created", "exc_name", "exc_message")
+    tries = ("number", "worker", "worker_pid", "date_started", "date_ended", "seconds", "outcome", "reason")
+    return {
+        **{name: job[name] for name in shown},
+        "tries": [{name: one[name] for name in tries} for one in job["attempts"]],
+        "rows": rows.get(job["uuid"], 0),
+    }
+
+
 def _cron(environ: dict[str, Any]) -> dict[str, Any]:
     set_up()
     with procman.cursor() as cr:
@@ -286,6 +353,7 @@ _ROUTES: list[tuple[str, dict[str, Callable[..., Any]]]] = [
     ("/prices", {"GET": _prices, "POST": _post_product}),
     (r"/prices/(\d{1,9})", {"GET": _price, "PUT": _put_price}),
     ("/jobs", {"GET": _jobs, "POST": _post_jobs}),
+    ("/stock", {"GET": _stock, "POST": _post_stock}),
     ("/cron", {"GET": _cron}),
     ("/slow", {"GET": _slow}),
     ("/burn", {"GET": _burn}),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import select
 import socket
 from math import inf
 from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, epoll
@@ -69,6 +70,8 @@ class HttpWorker:
         self._accesses = accesses(child, self._work)
         door = Door(self._work, proxies.trust, self._accesses)
         self._units = Units(child, application, proxies, self._accesses)
+        if child.spec.workers > 1:
+            self._units.before_job = self._hang_up
         self._threads: Threads | None = None
         if self._work.threads > 1:
             self._threads = Threads(
@@ -424,6 +427,21 @@ class HttpWorker:
         for connection in list(self._connections.values()):
             if connection.phase <= Phase.IDLE and not connection.parser.arriving:
                 self._end_unless_asked(connection)
+
+    def _hang_up(self, serving: Connection) -> None:
+        """Before a job, which may take long: a client that has kept its connection would wait with its next request.
+
+        On a connection that it has to make anew a worker that is free answers it. As at the end of `keepalive`, a
+        request may be on its way, which the client sends once more (RFC 9112, 9.6); one that has come is served later.
+        """
+        kept = [each for each in self._connections.values() if each.phase == Phase.IDLE and each is not serving]
+        waiting = select.poll()
+        for connection in kept:
+            waiting.register(connection.fd, select.POLLIN)
+        asking = {fd for fd, _ in waiting.poll(0)}
+        for connection in kept:
+            if connection.fd not in asking and not connection.parser.arriving:
+                self._close(connection)
 
     def _end_unless_asked(self, connection: Connection) -> None:
         """End a connection whose time is over, but not over a request that came while the worker was in a unit."""

@@ -52,6 +52,8 @@ class Units:
             from procman import signaling
 
             self._signaling = signaling
+        # Called before a job runs on a connection, by whoever has other connections to look after.
+        self.before_job: Callable[[Any], object] = lambda connection: None
         # Who exposes functions has imported it.
         self._rpc: Any = sys.modules.get("procman.rpc")
         work = child.spec.work
@@ -208,6 +210,7 @@ class Units:
         elif not database or not uuid:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
+            self.before_job(exchange.client)
             self._run_unit(b"job %b" % uuid.encode(), exchange, self._job, exchange, (database, uuid))
             return
         exchange.finish(monotonic())

@@ -144,6 +144,17 @@ def test_a_beginning_must_be_of_one_job_only(ctl, truth):
     assert ctl("show", "1", "--json", code=1)["exit_code"] == 1
 
 
+def test_the_rest_of_the_configuration_does_not_matter(ctl, jobs_url, tmp_path):
+    """It may be broken, or need variables that are set for the daemon alone."""
+    (tmp_path / "procman.toml").write_text(
+        f'[procman]\ncontrol = "${{UNSET}}"\n[database]\nurl = "{jobs_url}"\n[pools.x]\nkind = "${{UNSET}}"\n'
+    )
+    assert ctl("list", "--json") == {"jobs": [], "problems": {}}
+    (tmp_path / "procman.toml").write_text('[database]\nurl = "${UNSET}"\n')
+    assert ctl("list", "--json") == {"jobs": [], "problems": {}}  # $PROCMAN_DATABASE_URL overrides it
+    assert "UNSET" in ctl("list", url="", code=78)
+
+
 def test_databases_that_can_not_be_asked(ctl, jobs_url, database, tmp_path):
     """One that is broken hides no other, and is not passed over in silence either."""
     uuid = functions.note.delay("a")
