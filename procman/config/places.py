@@ -32,15 +32,16 @@ def postgres_socket_dir(state_dir: str, environ: Mapping[str, str]) -> str:
 
 
 def _directory_for(socket: str, state_dir: str, environ: Mapping[str, str]) -> str:
-    if _fits(os.path.join(state_dir, socket)):
+    if fits(os.path.join(state_dir, socket)):
         return state_dir
     digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
     name = f"procman-{os.getuid()}-{digest}"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and "\0" not in runtime and _fits(os.path.join(runtime, name, socket)):
+    if os.path.isabs(runtime) and "\0" not in runtime and fits(os.path.join(runtime, name, socket)):
         return os.path.join(os.path.normpath(runtime), name)
     return f"/tmp/{name}"
 
 
-def _fits(path: str) -> bool:
+def fits(path: str) -> bool:
+    """Whether a unix socket can have this path (unix(7))."""
     return len(os.fsencode(path)) <= LONGEST_SOCKET_PATH

@@ -15,6 +15,7 @@ import tomli
 
 from procman.config import rules
 from procman.config.addresses import EMBEDDED, DatabaseUrl, absolute
+from procman.config.doors import open_doors
 from procman.config.environment import expand_document, read_env_file
 from procman.config.keys import DAEMON, DATABASE, KINDS, POOL, WORK
 from procman.config.places import default_endpoint, postgres_socket_dir
@@ -100,6 +101,7 @@ def load(path: str, environ: Mapping[str, str]) -> Loaded:
     base = os.path.dirname(os.path.abspath(path))
     problems: list[Problem] = []
     draft = _Reader(base, environ, problems).draft(document)
+    open_doors(draft)
     problems += rules.check(draft)
     if problems:
         raise _error(problems, path, positions)

@@ -154,11 +154,7 @@ def _target(pool: PoolDraft, draft: Draft) -> Iterator[Problem]:
             yield Problem(Code.TARGET, pool.path("target"), message)
     found = target_of(pool, draft)
     binds = found.fields.get("binds") if found else None
-    if found and binds and all(isinstance(bind, PassedSocket) for bind in binds):
-        message = f"the address of pool {quoted(found.name)} is not known before systemd passes it; give url"
-        yield Problem(Code.TARGET, pool.path("target"), message)
-
-    elif found and binds and not plain_addresses(found.fields):
+    if found and binds and not plain_addresses(found.fields):
         message = (
             f"the job runner speaks plain HTTP, and pool {quoted(found.name)} expects something before it on each of "
             'its addresses; expected a unix socket among them, and trusted_proxies without "unix"'

@@ -33,9 +33,11 @@ def discovers(entries: Iterable[str]) -> bool:
 def select(entries: Sequence[str], existing: Iterable[Existing]) -> list[str]:
     """The names that the entries mean: those named, and of the existing ones those that match and are not excluded."""
     names = [entry for entry in entries if is_name(entry)]
-    wanted = [entry for entry in entries if not is_name(entry) and not entry.startswith(NOT)]
     excluded = [entry.removeprefix(NOT) for entry in entries if entry.startswith(NOT)]
-    found = (database for database in existing if any(_means(entry, database) for entry in wanted or [AUTO]))
+    wanted = [entry for entry in entries if not is_name(entry) and not entry.startswith(NOT)]
+    if excluded and not wanted:
+        wanted = [AUTO]
+    found = (database for database in existing if any(_means(entry, database) for entry in wanted))
     names += [each.name for each in found if not any(fnmatchcase(each.name, pattern) for pattern in excluded)]
     return list(dict.fromkeys(names))
 

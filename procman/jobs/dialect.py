@@ -136,6 +136,10 @@ class Dialect(Protocol):
     def rescue(self, cr: Any, dead: Sequence[Dead]) -> list[Rescued]:
         """started → pending or failed, for those that are still in this try and that nobody works on."""
 
+    def explain(self, cr: Any, key: Key, reason: str, text: str) -> None:
+        """Say why the worker of a job has ended that was rescued before that was known, if there is a place for it."""
+        return
+
     def forget(self, cr: Any, ages: Ages) -> bool:
         """Delete some of the jobs that are over and old enough; whether there may be more of them.
 

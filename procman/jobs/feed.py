@@ -230,6 +230,11 @@ class Feed:
         with self._asking.cursor() as cr:
             self.dialect.take_back(cr, offers)
 
+    def explain(self, key: Key, reason: str, text: str) -> None:
+        """Say why the worker of a job has ended that was rescued."""
+        with self._asking.cursor() as cr:
+            self.dialect.explain(cr, key, reason, text)
+
     def rescue(self, dead: Sequence[Dead]) -> list[Rescued]:
         """started → pending or failed, unless somebody works on it."""
         with self._asking.cursor() as cr:

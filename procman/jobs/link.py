@@ -19,6 +19,7 @@ import psycopg2
 
 from procman.core.restart import Pauses
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
+from procman.jobs.deaths import MOST as MOST_DEATHS
 from procman.jobs.dialect import Dead, NoQueue, Offered
 from procman.jobs.exchange import Ending
 from procman.jobs.feed import Feed
@@ -104,6 +105,8 @@ class Link:
         self._offering = 0
         self._ended: dict[Key, Exchange] = {}
         self._watched: dict[Key, _Watch] = {}
+        self._unexplained: dict[int, Key] = {}  # by the pid of the worker: jobs that were rescued without a reason
+        self._explicable: list[int] = []
         self._look_at = 0.0
         self._beat_at = 0.0
         self._channels_at = 0.0
@@ -134,10 +137,12 @@ class Link:
         if self._term is None:
             self.standing = self.standing._replace(again=0.0)
             self._wake()
-        for watch in self._watched.values():
-            if watch.pid == pid:
-                self._look_at = 0.0
-                self._wake()
+        if any(watch.pid == pid for watch in self._watched.values()):
+            self._look_at = 0.0
+            self._wake()
+        if pid in self._unexplained:
+            self._explicable.append(pid)
+            self._wake()
 
     def _wake(self) -> None:
         if self.task is not None:
@@ -215,6 +220,8 @@ class Link:
         self._offering = 0
         self._ended.clear()
         self._watched.clear()
+        self._unexplained.clear()
+        self._explicable.clear()
         self._desk.scheduler.remove_database(self.name)
         self._desk.paused(self.name, {})
 
@@ -270,6 +277,8 @@ class Link:
         if self._watched and now >= self._look_at:
             self._look_after_watched()
             worked = True
+        if self._explicable:
+            self._explain()
         if now >= self._channels_at:
             self._desk.paused(self.name, self.feed.paused())
             self._channels_at = now + self.feed.sweep_every
@@ -383,6 +392,18 @@ class Link:
                 job.state,
             )
             self.feed.look_at([job.key])
+            if reasons[job.key] is None and job.worker_pid is not None:
+                while len(self._unexplained) >= MOST_DEATHS:
+                    del self._unexplained[next(iter(self._unexplained))]
+                self._unexplained[job.worker_pid] = job.key
+
+    def _explain(self) -> None:
+        """The arbiter was later than the rescue."""
+        while self._explicable:
+            pid = self._explicable.pop()
+            key, death = self._unexplained.pop(pid, None), self._desk.deaths.of(None, pid)
+            if key is not None and death is not None:
+                self.feed.explain(key, death.reason, death.text or "")
 
     # -- starting jobs, and what becomes of them -------------------------------------------------------------
 

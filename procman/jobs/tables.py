@@ -111,10 +111,12 @@ class Tables(Dialect):
             return []  # an equal job has come to wait in this very moment: then later
         known = {each.key: each for each in dead}
         for job in rescued:
-            reason, text = known[job.id].reason, known[job.id].text
-            if reason is not None:
-                states.explain(cr, job.id, reason, text or "")
+            if (reason := known[job.id].reason) is not None:
+                self.explain(cr, job.id, reason, known[job.id].text or "")
         return [Rescued(*job) for job in rescued]
+
+    def explain(self, cr: Any, key: Key, reason: str, text: str) -> None:
+        states.explain(cr, int(key), reason, text)
 
     def forget(self, cr: Any, ages: Ages) -> bool:
         return vacuum.forget(cr, ages)

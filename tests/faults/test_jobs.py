@@ -81,7 +81,14 @@ class Table:
             return None
 
     def must(self, statement, *parameters):
-        return wait_until(lambda: (self.ask(statement, *parameters),), "the database")[0]
+        answers = []
+
+        def answered():
+            answers.append(self.ask(statement, *parameters))
+            return answers[-1] is not None
+
+        wait_until(answered, "the database")
+        return answers[-1]
 
     def done(self):
         rows = self.ask("SELECT count(*) FROM effect")
@@ -151,7 +158,7 @@ def work(daemon, table, seed):
         assert time.monotonic() - changed < STANDSTILL, f"stuck: {story}\n{daemon.log[-20_000:]}"
         if plan and now is not None and now >= plan[0][0]:
             chaos.strike(plan.pop(0)[1])
-        time.sleep(0.01)
+        time.sleep(0.03)
     assert plan == []
     return f"seed {seed}, killed {chaos.done}"
 
@@ -161,6 +168,7 @@ def test_every_job_is_done_once_whoever_is_killed(short_path):
     seed = int(os.environ.get("PROCMAN_TEST_SEED") or secrets.randbelow(2**32))
     with Procmand(short_path, CONFIGURATION, modules={"app.py": APPLICATION}) as daemon:
         table = Table(daemon)
+        wait_until(lambda: table.must("SELECT to_regclass('procman.job_leader')")[0][0], "procman's tables")
         table.must("CREATE TABLE effect (number integer)")
         table.must(
             "INSERT INTO procman.job (function, args, max_retries) "
