@@ -39,6 +39,7 @@ _IN_THE_WAY = (*LOST_AGAINST_ANOTHER, "55P03")
 # Together well below the time after which the runner takes an unlocked try for dead.
 _AT_ONCE = (0.02, 0.05, 0.1, 0.2, 0.4)
 _IN_A_MOMENT = 5.0
+_NEXT_RELEASE = 10.0
 
 _MOST_RESULT = 64 * 1024
 _MOST_MESSAGE = 4 * 1024
@@ -116,7 +117,7 @@ class Try:
                 if _sqlstate(error) not in _IN_THE_WAY:
                     raise
                 if pause is None:
-                    raise RetryJob(str(error).strip(), seconds=_IN_A_MOMENT) from error
+                    raise RetryJob(str(error).strip(), seconds=_IN_A_MOMENT, ignore_retry=True) from error
                 log.info("Job %s lost against another transaction: %s", self._attempt.uuid, str(error).strip())
             else:
                 return
@@ -176,10 +177,25 @@ class Try:
                 log.warning("Job %s has left this try meanwhile", self._attempt.uuid)
 
 
+class OfAnotherRelease(RetryJob):
+    """The job can't be called by this worker, which has other code than whoever enqueued it: perhaps by another one.
+
+    So it is while a pool is being reloaded. When it is so at each try, the job has failed.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, seconds=_NEXT_RELEASE)
+
+
 def call(attempt: Attempt) -> Any:
-    """What the function returns. Raises LookupError for one that is none, or for arguments that can't be read."""
-    function = find(attempt.function)
-    return function(*values.decode(attempt.args), **values.decode(attempt.kwargs))
+    """What the function returns. Raises OfAnotherRelease for one that is none, or would not take the arguments."""
+    try:
+        function = find(attempt.function)
+        args, kwargs = values.decode(attempt.args), values.decode(attempt.kwargs)
+        function.signature.bind(*args, **kwargs)
+    except (ImportError, LookupError, TypeError, ValueError) as error:
+        raise OfAnotherRelease(f"{attempt.function} can't be called: {error}") from error
+    return function(*args, **kwargs)
 
 
 def describe(error: BaseException) -> Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -106,11 +107,27 @@ def test_what_is_no_job(database):
 
 @pytest.mark.parametrize("name", ["tests.support.jobs:no_job", "os:getcwd", "tests.support.jobs:missing", "no.such:x"])
 def test_nothing_but_jobs_can_be_called(run, truth, name):
-    uuid = functions.note.delay("a")
+    uuid = functions.note.options(retries=2).delay("a")
     truth("UPDATE procman.job SET function = %s WHERE uuid = %s", name, uuid)
+    assert not run(uuid).failed
+    row = truth.job(uuid)
+    assert (row["state"], row["exc_name"]) == ("pending", "procman.jobs.execute.OfAnotherRelease")
     assert run(uuid).failed
-    assert truth.job(uuid)["exc_name"] in ("builtins.LookupError", "builtins.ModuleNotFoundError")
+    assert re.search(f"{name} can't be called: ", truth.job(uuid)["exc_message"])
     assert truth.effects() == []
+
+
+def test_a_job_of_a_newer_release_waits_for_a_worker_that_knows_it(run, truth):
+    """As while a pool is reloaded: the worker that is asked has other code than the one that enqueued."""
+    uuid = functions.note.delay("a")
+    truth("UPDATE procman.job SET kwargs = '{\"colour\": 1}' WHERE uuid = %s", uuid)
+    run(uuid)
+    row = truth.job(uuid)
+    assert (row["state"], row["retry"]) == ("pending", 1)
+    assert row["exc_message"] == "tests.support.jobs:note can't be called: got an unexpected keyword argument 'colour'"
+    truth("UPDATE procman.job SET kwargs = '{}' WHERE uuid = %s", uuid)
+    run(uuid)
+    assert truth.job(uuid)["state"] == "done"
 
 
 def test_two_requests_for_one_job_run_it_once(database, truth, run):
