@@ -1,4 +1,4 @@
-"""Whatever is done to jobs that wait for each other, in whatever order: nobody waits for ever, and every try is kept."""
+"""Whatever is done to jobs that wait for each other: nobody waits for ever, and every try is kept."""
 
 from __future__ import annotations
 
