@@ -374,7 +374,7 @@ QueueJobRunner.from_environ_or_config().run()
         fd = self.listener.fileno()
         for _ in range(WORKERS):
             self.run(
-                *("-m", "tests.support.odoo", self.url, LAYOUT.name, str(fd)),
+                *("-m", "tests.support.odoo", LAYOUT.name, self.url, str(fd)),
                 cwd=REPOSITORY,
                 python=Path(sys.executable),
                 pass_fds=(fd,),

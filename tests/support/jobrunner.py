@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from procman.core.spec import Address
 
 ROOT = Path(__file__).parents[2]
+JOB_SERVER = ("-m", "tests.support.jobserver")
 
 
 class Workers:
     """Processes that accept on one listener, as those of an http pool do."""
 
-    def __init__(self, url: str, path: Path | None = None) -> None:
-        self._url = url
+    def __init__(self, url: str, path: Path | None = None, program: tuple[str, ...] = JOB_SERVER) -> None:
+        self._program = (*program, url)
         self.listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
         self.listener.bind(str(path) if path else ("127.0.0.1", 0))
         self.listener.listen(128)
@@ -43,7 +44,7 @@ class Workers:
         for _ in range(count):
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.jobserver", self._url, str(self.listener.fileno())],
+                    [sys.executable, *self._program, str(self.listener.fileno())],
                     pass_fds=(self.listener.fileno(),),
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,

@@ -15,13 +15,14 @@ ADVISORY_LOCK = 2293787760715711918
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One version. ``guard``: how its worker locks the row that it is about to start."""
+    """One version. ``guard``: how its worker locks the row that it starts; ``named``: so are its sessions."""
 
     name: str
     module: str
     json: str = "jsonb"
     lock_table: bool = True
     channel_columns: bool = False
+    named: bool = True
     guard: str = "FOR NO KEY UPDATE SKIP LOCKED"
 
     @property
@@ -39,8 +40,8 @@ class Layout:
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout("14.0", "14.0.3.15.1", json="text", lock_table=False, guard="FOR UPDATE"),
-        Layout("15.0", "15.0.2.3.13", json="text", lock_table=False, guard="FOR UPDATE"),
+        Layout("14.0", "14.0.3.15.1", json="text", lock_table=False, named=False, guard="FOR UPDATE"),
+        Layout("15.0", "15.0.2.3.13", json="text", lock_table=False, named=False, guard="FOR UPDATE"),
         Layout("16.0", "16.0.3.0.2", json="text"),
         Layout("17.0", "17.0.1.5.4", json="text", guard="FOR UPDATE"),
         Layout("18.0.1", "18.0.1.0.0", lock_table=False, guard="FOR UPDATE"),

@@ -1,7 +1,7 @@
 """What an Odoo worker does when it is asked to run a job: queue_job's protocol, without Odoo.
 
 Everything the protocol is about is here: what is locked, what is committed when, what a row looks like afterwards.
-``python -m tests.support.odoo URL LAYOUT FD`` is such a worker as a process: one request at a time,
+``python -m tests.support.odoo LAYOUT URL FD`` is such a worker as a process: one request at a time,
 answered in the way of HTTP/1.0, as Odoo's prefork server does.
 """
 
@@ -127,8 +127,13 @@ class Worker:
         return 500
 
 
-def serve(listener: socket.socket, connect: Callable[[str], Any], worker: Worker) -> None:
-    """One connection, one request, at a time."""
+def serve(
+    listener: socket.socket,
+    connect: Callable[[str], Any],
+    worker: Worker,
+    heard: Callable[[bytes], object] = lambda head: None,
+) -> None:
+    """One connection, one request, at a time. ``heard`` is given the heads of the requests."""
     connections: dict[str, Any] = {}
     while True:
         client, _ = listener.accept()
@@ -138,6 +143,7 @@ def serve(listener: socket.socket, connect: Callable[[str], Any], worker: Worker
                 head += data
             if b"\r\n\r\n" not in head:
                 continue
+            heard(head)
             query = parse_qs(urlsplit(head.split()[1].decode()).query)
             database = query["db"][0]
             if database not in connections:
@@ -147,6 +153,56 @@ def serve(listener: socket.socket, connect: Callable[[str], Any], worker: Worker
                 client.sendall(b"HTTP/1.0 %d x\r\nContent-Length: 0\r\n\r\n" % status)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # who asked didn't wait for the answer
+
+
+def connecting(url: str, layout: Layout) -> Callable[[str], Any]:
+    """How such an Odoo connects to a database of the server at ``url``."""
+
+    def connect(name: str) -> Any:
+        who = f"odoo-{os.getpid()}" if layout.named else ""
+        connection = psycopg2.connect(url, dbname=name, application_name=who)
+        connection.set_session(isolation_level="REPEATABLE READ")
+        return connection
+
+    return connect
+
+
+# -- jobs --------------------------------------------------------------------------------------------------
+
+
+def note(cr: Any, value: str) -> str:
+    """Leaves an effect that can be counted."""
+    cr.execute("INSERT INTO effect (value) VALUES (%s)", (value,))
+    return f"noted {value}"
+
+
+def fail(cr: Any, value: str) -> None:
+    note(cr, value)
+    raise ValueError(f"no {value}")
+
+
+def again(cr: Any, seconds: float) -> None:
+    note(cr, "again")
+    raise TryAgain(seconds)
+
+
+def wait_for(cr: Any, file: str, value: str = "waited") -> str:
+    """Runs until there is such a file; says in another one that it has begun."""
+    noted = note(cr, value)
+    open(f"{file}.{os.getpid()}", "w").close()
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return noted
+
+
+def die_unless(cr: Any, file: str) -> str:
+    """Takes its worker with it until there is such a file."""
+    if not os.path.exists(file):
+        os.kill(os.getpid(), 9)
+    return note(cr, "survived")
+
+
+METHODS = {function.__name__: function for function in (note, fail, again, wait_for, die_unless)}
 
 
 def marking(layout: Layout, path: str) -> Worker:
@@ -165,6 +221,7 @@ def marking(layout: Layout, path: str) -> Worker:
 
 
 if __name__ == "__main__":
-    url, layout, fd = sys.argv[1:]
-    worker = marking(LAYOUTS[layout], os.environ["BENCHMARK_MARKS"])
-    serve(socket.socket(fileno=int(fd)), lambda name: psycopg2.connect(url, dbname=name), worker)
+    layout, url, fd = LAYOUTS[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+    marks = os.environ.get("BENCHMARK_MARKS")
+    worker = marking(layout, marks) if marks else Worker(layout, METHODS)
+    serve(socket.socket(fileno=fd), connecting(url, layout), worker)

@@ -15,10 +15,10 @@ from __future__ import annotations
 _NOW = "(clock_timestamp() AT TIME ZONE 'UTC')"
 
 # Rows that were made by hand have been seen without priority, channel or dates, and with an eta of infinity.
-COLUMNS = """
+COLUMNS = f"""
     job.uuid, job.id, job.state, coalesce(nullif(job.channel, ''), 'root'), coalesce(job.priority, 10),
     coalesce(extract(epoch FROM job.date_created), 0)::float8,
-    least(extract(epoch FROM job.eta) - extract(epoch FROM clock_timestamp()), 1e9)::float8,
+    CASE WHEN isfinite(job.eta) THEN extract(epoch FROM job.eta - {_NOW})::float8 WHEN job.eta > {_NOW} THEN 1e9 END,
     job.date_enqueued, job.date_started, NULL, job.worker_pid
 """
 BY_KEY = f"SELECT {COLUMNS} FROM queue_job AS job WHERE uuid = ANY(%s)"
