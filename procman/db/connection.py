@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 SUSPECT_AFTER = 60.0  # a connection idle for longer is asked for a sign of life before it is used
-CHECK_CLIENT_EVERY = 500  # milliseconds between looks of the server, during a statement, whether we are still there
+CHECK_CLIENT_EVERY = 200  # milliseconds between looks of the server, during a statement, whether we are still there
 PATIENCE = 10.0  # how long `ConnectionPool.borrow` waits for one of its connections to come back
 
 # libpq's names (PostgreSQL, 32.1.2). A dead peer is noticed after 30 + 3 * 10 seconds, and data that is not

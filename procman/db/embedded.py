@@ -38,7 +38,7 @@ _SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
-    "client_connection_check_interval": "500ms",  # the query of a killed worker ends soon
+    "client_connection_check_interval": "200ms",  # the query of a killed worker ends soon
     "cluster_name": "procman",
     "logging_collector": "off",
     "log_destination": "stderr",

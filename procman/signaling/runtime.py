@@ -42,7 +42,7 @@ ORDER BY datname"""
 
 # Seconds for which a list of databases is believed; one that is not on it is looked for again, at most so often.
 _LISTED_FOR = 10.0
-_LOOK_AGAIN = 1.0
+_LOOK_AGAIN = 0.1
 
 
 class Runtime:

@@ -28,8 +28,16 @@ JOB_SERVER = ("-m", "tests.support.jobserver")
 class Workers:
     """Processes that accept on one listener, as those of an http pool do."""
 
-    def __init__(self, url: str, path: Path | None = None, program: tuple[str, ...] = JOB_SERVER) -> None:
+    def __init__(
+        self,
+        url: str,
+        path: Path | None = None,
+        program: tuple[str, ...] = JOB_SERVER,
+        *,
+        databases: tuple[str, ...] = (),
+    ) -> None:
         self._program = (*program, url)
+        self._databases = databases
         self.listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
         self.listener.bind(str(path) if path else ("127.0.0.1", 0))
         self.listener.listen(128)
@@ -44,7 +52,7 @@ class Workers:
         for _ in range(count):
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, *self._program, str(self.listener.fileno())],
+                    [sys.executable, *self._program, str(self.listener.fileno()), *self._databases],
                     pass_fds=(self.listener.fileno(),),
                     cwd=ROOT,
                     stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""A worker that runs jobs, without the rest of an http worker: ``python -m tests.support.jobserver URL FD``."""
+"""A worker that runs jobs, without the rest of one: ``python -m tests.support.jobserver URL FD DATABASES…``."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def answer(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    signaling.configure(DatabaseSpec(url=sys.argv[1]))
+    signaling.configure(DatabaseSpec(url=sys.argv[1], databases=tuple(sys.argv[3:])))
     serve(socket.socket(fileno=int(sys.argv[2])))
