@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from procman.jobs import enqueue, execute, feed, states, tables
+from procman.jobs import enqueue, execute, feed, states, steering, tables
 from procman.jobs.leadership import Lease
 from tests.support import jobs as functions
 
@@ -14,15 +14,29 @@ SELECT CASE n % 20 WHEN 0 THEN 'cancelled' ELSE 'done' END, 'root', 'a:b', CASE 
 FROM generate_series(1, {}) AS n
 """
 
-# As the runner and the workers have them executed, with the index that each one should need.
-STATEMENTS = {
-    "what the runner reads in portions": (tables._LIVE, (0, 2**63 - 1, feed.BATCH), "job_live"),
-    "what runs": (tables._RUNNING, (), "job_live"),
-    "failed ones that hold up others": (tables._FAILED_CHANNELS, (), "job_failed"),
-    "offering": (states._OFFER, ([1, 2, 3], "token"), "job_pkey"),
-    "beginning": (states._START, ("http.1", "host", 1, "00000000-0000-4000-8000-000000000001"), "job_uuid_key"),
-    "an equal job": (enqueue._TWIN, ("k7",), "job_identity"),
-}
+LEADER = """
+INSERT INTO procman.job_leader (token, worker, host, process, since, until)
+VALUES ('token', 'jobrunner.1', 'host', 'process', now(), now() + interval '1 hour')
+"""
+
+
+def statements(truth):
+    """As the runner and the workers have them executed, with the index that each one should need."""
+    pending = [row["id"] for row in truth("SELECT id FROM procman.job WHERE state = 'pending' ORDER BY id LIMIT 3")]
+    (enqueued,) = truth("SELECT uuid::text FROM procman.job WHERE state = 'enqueued' ORDER BY id LIMIT 1")
+    return {
+        "what the runner reads in portions": (tables._LIVE, (0, 2**63 - 1, feed.BATCH), "job_live"),
+        "what runs": (tables._RUNNING, (), "job_live"),
+        "what has changed": (tables._BY_KEY, (pending,), "job_pkey"),
+        "failed ones that hold up others": (tables._FAILED_CHANNELS, (), "job_failed"),
+        "who waits for nothing any more": (steering._RELEASE_ALL, (), "job_waiting"),
+        "offering": (states._OFFER, (pending, "token"), "job_pkey"),
+        "beginning": (states._START, ("http.1", "host", 1, enqueued["uuid"]), "job_uuid_key"),
+        "an equal job": (enqueue._TWIN, ("k7",), "job_identity"),
+    }
+
+
+NOTHING = ("who waits for nothing any more", "an equal job")
 
 
 class Plan:
@@ -37,6 +51,7 @@ class Plan:
         connection.rollback()
         connection.autocommit = True
         self._plan = plan[0]["Plan"]
+        self.rows = self._plan["Actual Rows"]
         self.buffers = self._plan["Shared Hit Blocks"] + self._plan["Shared Read Blocks"]
         self.indexes = {node["Index Name"] for node in self._nodes(self._plan) if "Index Name" in node}
         self.scanned = {node["Relation Name"] for node in self._nodes(self._plan) if node["Node Type"] == "Seq Scan"}
@@ -49,17 +64,19 @@ class Plan:
 
 def buffers_of(truth):
     found = {}
-    for name, (statement, parameters, index) in STATEMENTS.items():
+    for name, (statement, parameters, index) in statements(truth).items():
         Plan(truth, statement, parameters)  # what the pages tell only once, such as that a row is dead
         plan = Plan(truth, statement, parameters)
         assert index in plan.indexes, name
-        assert plan.scanned <= {"job_leader"}, name  # which is one row
+        assert plan.scanned <= {"job_leader", "job_dependency"}, name  # which is one row, and none
+        assert plan.rows or name in NOTHING, name
         found[name] = plan.buffers
     return found
 
 
 @pytest.mark.timeout(300)
 def test_jobs_that_are_over_cost_a_dispatch_nothing(truth):
+    truth(LEADER)
     truth(OVER.format(2000))
     uuids = functions.note.delay_many([(str(number),) for number in range(200)])
     truth("UPDATE procman.job SET state = 'enqueued' WHERE uuid = ANY(%s::uuid[])", uuids[:20])
