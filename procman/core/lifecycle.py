@@ -97,7 +97,7 @@ class Adjust:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """To a job runner: the worker of this pid is about to be killed in the middle of a job; where it was."""
+    """To a job runner or a cron worker: the worker of this pid is about to be killed, or was; where, if known."""
 
     pid: int
     reason: Reason

@@ -40,13 +40,14 @@ _GIVE_BACK = """
 """
 # The attempt first: whoever finds it dead in between copies what is there by then.
 _EXPLAIN_ATTEMPT = """
-    UPDATE procman.cron_attempt SET reason = %(reason)s, stacks = %(stacks)s
-    WHERE host = %(host)s AND pid = %(pid)s AND stacks IS NULL
+    UPDATE procman.cron_attempt SET reason = coalesce(reason, %(reason)s), stacks = coalesce(stacks, %(stacks)s)
+    WHERE host = %(host)s AND pid = %(pid)s
         AND number = (SELECT runs FROM procman.cron WHERE cron.name = cron_attempt.name)
 """
 _EXPLAIN_RUN = """
-    UPDATE procman.cron_run SET reason = %(reason)s, stacks = %(stacks)s
-    WHERE host = %(host)s AND pid = %(pid)s AND outcome = 'killed' AND stacks IS NULL
+    UPDATE procman.cron_run SET reason = CASE reason WHEN 'lost' THEN %(reason)s ELSE reason END,
+        stacks = coalesce(stacks, %(stacks)s)
+    WHERE host = %(host)s AND pid = %(pid)s AND outcome = 'killed'
         AND began > clock_timestamp() - interval '1 day'
 """
 _VACUUM = """
@@ -111,7 +112,7 @@ def give_back(cursor: Any, tick: Tick, who: Who) -> None:
 
 def explain(cursor: Any, host: str, pid: int, reason: str, stacks: str) -> None:
     """Why the worker of this pid was killed, and where it was."""
-    values = {"host": host, "pid": pid, "reason": reason, "stacks": storable(stacks, "ascii")}
+    values = {"host": host, "pid": pid, "reason": reason, "stacks": storable(stacks, "ascii") or None}
     cursor.execute(_EXPLAIN_ATTEMPT, values)
     cursor.execute(_EXPLAIN_RUN, values)
 

@@ -118,6 +118,9 @@ class Effects:
         if report.event == "exited":
             self._daemon.runners.ended(report)
             self._daemon.commands.exited()
+            self._daemon.evidence.exited(report)
+        elif report.event == "ready":
+            self._daemon.evidence.ready(report)
 
     def _close_unwanted_listeners(self) -> None:
         """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""
