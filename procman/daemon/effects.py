@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from procman.core import effect as do
 from procman.core import event as ev
+from procman.core.spec import Kind
 from procman.daemon.looking import with_cpu_of_unit
 
 if TYPE_CHECKING:
@@ -118,9 +119,14 @@ class Effects:
         if report.event == "exited":
             self._daemon.runners.ended(report)
             self._daemon.commands.exited()
-            self._daemon.evidence.exited(report)
+            if self._is_cron(report.pool):
+                self._daemon.evidence.exited(report)
         elif report.event == "ready":
             self._daemon.evidence.ready(report)
+
+    def _is_cron(self, name: str | None) -> bool:
+        pool = self._daemon.arbiter.pools.get(name or "")
+        return pool is not None and pool.spec.kind is Kind.CRON
 
     def _close_unwanted_listeners(self) -> None:
         """After a reload: those of what has been replaced, or, if it was rejected, of what never came to be."""

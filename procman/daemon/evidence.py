@@ -48,15 +48,19 @@ class Evidence:
     def of_worker(self, worker_id: int, reason: Reason) -> None:
         """Take the stacks of a worker that is condemned, and tell the arbiter when they are there."""
 
+        worker = self._children.workers.get(worker_id)
+        if worker is None:
+            return
+        is_cron = worker.spec.kind is Kind.CRON
+
         def taken(stacks: Stacks) -> None:
             self._publish(stacks, stacks.worker.rpartition(".")[0])
             self._tell_runners(stacks, reason)
-            if stacks.pid is not None:
+            if stacks.pid is not None and is_cron:
                 self._tell_cron(stacks.worker.rpartition(".")[0], stacks.pid, reason, say.cut(stacks.describe()))
             self._emit(ev.WorkerDumped(worker_id, stacks.text))
 
-        if (worker := self._children.workers.get(worker_id)) is not None:
-            self._dumper.dump(worker, taken)
+        self._dumper.dump(worker, taken)
 
     def of_command(self, worker_id: int) -> None:
         """Say of a command, which has no stacks that anybody could ask for, what the kernel knows of it."""
@@ -75,9 +79,9 @@ class Evidence:
                 _tell(runner, evidence)
 
     def exited(self, report: Report) -> None:
-        """A worker has ended: when it was by force, those who find its work unfinished are to know the reason."""
-        status = report.details.get("status")
-        if report.pool is not None and report.pid is not None and report.reason is not None and status != 0:
+        """A cron worker has ended: when it was by force, those who find its work unfinished are to know the reason."""
+        forced = report.details.get("status") != 0
+        if forced and report.pool is not None and report.pid is not None and report.reason is not None:
             self._tell_cron(report.pool, report.pid, report.reason, "")
 
     def ready(self, report: Report) -> None:
@@ -90,13 +94,11 @@ class Evidence:
 
     def _tell_cron(self, pool: str, pid: int, reason: Reason, text: str) -> None:
         """A cron run that is killed can't write into its history why; the others do, or the next one."""
-        workers = [worker for worker in self._children.workers.values() if worker.spec.name == pool]
-        if any(worker.spec.kind is Kind.CRON for worker in workers):
-            evidence = say.Evidence(pid=pid, reason=reason, text=text)
-            self._untold.setdefault(pool, deque(maxlen=_MOST_UNTOLD)).append((monotonic(), evidence))
-            for worker in workers:
-                if worker.pid != pid:
-                    _tell(worker, evidence)
+        evidence = say.Evidence(pid=pid, reason=reason, text=text)
+        self._untold.setdefault(pool, deque(maxlen=_MOST_UNTOLD)).append((monotonic(), evidence))
+        for worker in self._children.workers.values():
+            if worker.spec.name == pool and worker.pid != pid:
+                _tell(worker, evidence)
 
     def of_template(self, pool: str, generation: int) -> None:
         """Take the stacks of a template that is of no use any more, and end it; they are what is told of its end."""

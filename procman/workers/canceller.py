@@ -40,7 +40,9 @@ class Canceller:
 
     def start(self) -> None:
         """Start the thread; to be called in the main thread, before there is any other."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {CANCEL})
+        # The thread takes nothing but CANCEL. The kernel gives a process's signal to any thread that has not blocked it
+        # (signal(7)), and the one that interrupts the unit has to interrupt what the main thread is waiting in.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         before = threading.stack_size(_STACK)
         try:
             # Not threading.Thread: the process is the application's, which may look at what threads there are.
@@ -49,6 +51,7 @@ class Canceller:
             log.warning("Queries of interrupted units can't be cancelled: %s", error)
         finally:
             threading.stack_size(before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask | {CANCEL})
 
     def _run(self) -> None:
         while True:

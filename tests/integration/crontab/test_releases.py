@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,10 +68,14 @@ def cursor(database_url: str) -> Iterator[psycopg2.extensions.cursor]:
     connection.close()
 
 
+AGES = itertools.count(1000, -1)
+
+
 def declared(names: str, **terms: object) -> Cron:
     made = Cron()
     for name in names:
         made(name=name, **{"every": "1h", **terms})(print)
+    made._declared -= next(AGES)  # each is a release of its own, a second after the one before
     return made
 
 
@@ -113,6 +118,7 @@ def test_an_entry_that_is_being_run_is_changed_later_and_waited_for_by_nobody(cu
         assert not register(cursor, cron)
         cursor.execute("SELECT name, schedule FROM procman.cron ORDER BY name")
         assert cursor.fetchall() == [("a", "@every 3600s"), ("b", "@every 7200s")]
+    running.rollback()
     running.close()
     assert register(cursor, cron)
     cursor.execute("SELECT DISTINCT schedule FROM procman.cron")
