@@ -114,7 +114,7 @@ class Try:
             try:
                 self._transact()
             except Exception as error:  # looked at, and passed on
-                if _sqlstate(error) not in _IN_THE_WAY:
+                if not signaling.lost_against_another(error, _IN_THE_WAY):
                     raise
                 if pause is None:
                     raise RetryJob(str(error).strip(), seconds=_IN_A_MOMENT, ignore_retry=True) from error
@@ -153,8 +153,8 @@ class Try:
             wait = wait_before(attempt.retry_pattern, attempt.retry, random.uniform)
         failure = describe(error)
         outcome = "retry" if isinstance(error, RetryJob) else "dead"
-        self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted, outcome=outcome))
-        log.info("%s is tried again in %.0f s: %s", name, wait, error)
+        if self._write(lambda cr: states.postpone(cr, attempt, failure, wait=wait, counted=counted, outcome=outcome)):
+            log.info("%s is tried again in %.0f s: %s", name, wait, error)
         return Outcome(200, failed=False)
 
     def _fail(self, error: BaseException) -> None:
@@ -163,18 +163,20 @@ class Try:
         reason = error.reason if isinstance(error, UnitAborted) else None
         self._write(lambda cr: states.fail(cr, self._attempt, failure, seconds=seconds, reason=reason))
 
-    def _write(self, move: Callable[[Any], bool]) -> None:
-        """Make a move in a transaction of its own."""
+    def _write(self, move: Callable[[Any], bool]) -> bool:
+        """Make a move in a transaction of its own; false if the job is no longer in this try."""
         try:
-            self._move(move)
+            moved = self._move(move)
         except psycopg2.errors.UniqueViolation:
             # An equal job came to wait in the very moment; now it is seen.
-            self._move(move)
+            moved = self._move(move)
+        if not moved:
+            log.warning("Job %s was cancelled, or taken for dead, meanwhile", self._attempt.uuid)
+        return moved
 
-    def _move(self, move: Callable[[Any], bool]) -> None:
+    def _move(self, move: Callable[[Any], bool]) -> bool:
         with signaling.lend(self._database) as connection, connection.cursor() as cr:
-            if not move(cr):
-                log.warning("Job %s has left this try meanwhile", self._attempt.uuid)
+            return move(cr)
 
 
 class OfAnotherRelease(RetryJob):
@@ -219,7 +221,3 @@ def stored(result: Any) -> str | None:
     except (TypeError, ValueError):
         text = ""
     return text if 0 < len(text) <= _MOST_RESULT else json.dumps(ascii(result)[:_MOST_MESSAGE])
-
-
-def _sqlstate(error: Exception) -> str | None:
-    return error.pgcode if isinstance(error, psycopg2.Error) else None

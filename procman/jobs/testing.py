@@ -122,9 +122,9 @@ class _InUnit(execute.Try):
         if not self._catch:
             raise error
 
-    def _move(self, move: Callable[[Any], bool]) -> None:
+    def _move(self, move: Callable[[Any], bool]) -> bool:
         with self._unit.cursor() as cr:
-            move(cr)
+            return move(cr)
 
 
 def _bound(function: JobFunction[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ reads the signals (`store`), and the caches a unit may use are those tagged with
 
 from procman.signaling.loading import registry, registry_loader, reload_registry
 from procman.signaling.memo import cached
-from procman.signaling.retry import repeating, retryable, transaction
+from procman.signaling.retry import lost_against_another, repeating, retryable, transaction
 from procman.signaling.runtime import (
     begin,
     configure,
@@ -39,6 +39,7 @@ __all__ = [
     "databases",
     "invalidate",
     "lend",
+    "lost_against_another",
     "open_session",
     "registry",
     "registry_loader",

@@ -19,7 +19,7 @@ from procman.signaling.runtime import unit
 from procman.signaling.units import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from procman.signaling.units import Unit
 
@@ -32,8 +32,8 @@ MOST_ATTEMPTS = 5
 FIRST_PAUSE = 0.04  # seconds at most before the second attempt; doubled each time
 
 
-def lost_against_another(error: BaseException) -> bool:
-    """Whether all of it done again may well succeed: a serialization failure or a deadlock.
+def lost_against_another(error: BaseException, codes: Collection[str] = LOST_AGAINST_ANOTHER) -> bool:
+    """Whether all of it done again may well succeed: a serialization failure or a deadlock (or one of these ``codes``).
 
     Frameworks wrap the driver's error in one of their own, so its causes are looked at as well. psycopg2 calls
     the SQLSTATE ``pgcode``, psycopg 3 and asyncpg call it ``sqlstate``.
@@ -41,7 +41,7 @@ def lost_against_another(error: BaseException) -> bool:
     seen: BaseException | None = error
     while seen is not None:
         code = getattr(seen, "pgcode", None) or getattr(seen, "sqlstate", None)
-        if code in LOST_AGAINST_ANOTHER:
+        if code in codes:
             return True
         seen = seen.__cause__
     return False

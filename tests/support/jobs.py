@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psycopg2
 
 import procman
-from procman import signaling
+from procman import jobs, signaling
 from procman.errors import UnitAborted
 
 SCHEMA = """
@@ -187,3 +188,19 @@ def tell_progress_for_ever(file: str) -> None:
 @procman.job
 def enqueue_a_note(value: str) -> None:
     note.delay(value)
+
+
+_begun: list[None] = []
+
+
+@procman.job
+def enqueue_beside_another() -> int:
+    """Another transaction makes an equal job first; how many attempts that took."""
+    _begun.append(None)
+    jobs.counts()  # the snapshot is taken
+    if len(_begun) == 1:
+        other = threading.Thread(target=note.options(identity_key="twin").delay)
+        other.start()
+        other.join()
+    procman.chain(note.options(identity_key="twin").prepare(), note.prepare("child")).delay()
+    return len(_begun)

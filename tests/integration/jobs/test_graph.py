@@ -188,6 +188,15 @@ def test_an_equal_job_that_can_not_be_seen_has_the_unit_repeated(truth, database
     assert truth.states() == {"pending": 1}
 
 
+def test_a_job_that_was_overtaken_is_repeated(truth, run):
+    """Its snapshot does not see the equal job, for which others are to wait; that of its next attempt does."""
+    uuid = functions.enqueue_beside_another.delay()
+    run(uuid)
+    row = truth.job(uuid)
+    assert (row["state"], row["retry"], row["result"]) == ("done", 1, 2)
+    assert truth.states() == {"done": 1, "pending": 1, "wait_dependencies": 1}
+
+
 def test_who_gives_way_to_an_equal_job_leaves_it_its_children(truth, run, release):
     """It goes back to the queue, where an equal one waits by now: children wait for that one."""
     a, b = procman.chain(again.options(identity_key="k").prepare(), note.prepare("b")).delay().uuids
