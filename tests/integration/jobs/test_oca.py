@@ -12,12 +12,12 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
+from procman.jobs.channels import parse
 
 from procman import signaling
 from procman.core.spec import DatabaseSpec, JobQueue
 from procman.db.connection import database_name
 from procman.jobs import link
-from procman.jobs.channels import parse
 from procman.jobs.exchange import Target
 from procman.jobs.oca.dialect import QueueJob
 from procman.jobs.runner import Runner
