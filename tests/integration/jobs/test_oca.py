@@ -12,9 +12,9 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
-from procman.jobs.channels import parse
 
 from procman import signaling
+from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec, JobQueue
 from procman.db.connection import database_name
 from procman.jobs import link
