@@ -434,8 +434,8 @@ class Link:
         elif any(row.state not in (ENQUEUED, PENDING) for row in found.rows) and target.accepted():
             log.info("Jobs are taken again by %s", target)
         for row in found.rows:
-            # Who hangs up without an answer has died. From behind a proxy that is not certain.
-            if row.state == STARTED and exchanges[row.key].ending is Ending.BROKEN and target.own:
+            # Who hangs up without an answer has died, if it was no proxy. And if its lock is free, it is certain.
+            if row.state == STARTED and exchanges[row.key].ending is Ending.BROKEN:
                 self._watch(row, monotonic(), broken=True)
 
     def _refused(self, exchanges: Sequence[Exchange]) -> None:

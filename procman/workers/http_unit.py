@@ -76,8 +76,7 @@ class Units:
     def _serve(self, request: Request, connection: Connection, exchange: Exchange | None = None) -> float:
         if exchange is None:
             exchange = Exchange(request, connection)
-        if request.line.path == RUN_JOB and request.line.method == "GET" and self._signaling is not None:
-            # Without a database there are no jobs of ours, and the path is the application's own affair.
+        if request.line.path == RUN_JOB and self._is_for_job(request):
             self._serve_job(request, exchange, connection.peer[0])
             return monotonic()
         environ = make_environ(request, connection.environ, connection.remote)
@@ -200,6 +199,11 @@ class Units:
             self._signaling.roll_back_leftover()
 
     # -- jobs ----------------------------------------------------------------------------------------------
+
+    def _is_for_job(self, request: Request) -> bool:
+        """Of ours: without a database there are none, and those of an Odoo, which is the application, name it so."""
+        ours = request.line.method == "GET" and self._signaling is not None
+        return ours and "HTTP_X_ODOO_DATABASE" not in request.head.fields
 
     def _serve_job(self, request: Request, exchange: Exchange, peer: str) -> None:
         """Run the job that the job runner of this machine asks for."""
