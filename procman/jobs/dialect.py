@@ -35,7 +35,8 @@ class Span(NamedTuple):
 class Row(NamedTuple):
     """A job's row as it was read; ``wait`` is how long until its eta. The worker is that of its last try.
 
-    ``awaited``: others wait for it to be done, as far as the reading has looked for that.
+    ``awaited``: others wait for it to be done, as far as the reading has looked for that. ``batch``: with how many in
+    all it may share a request.
     """
 
     key: Key
@@ -50,11 +51,13 @@ class Row(NamedTuple):
     worker_host: str | None
     worker_pid: int | None
     awaited: bool = False
+    batch: int = 0
 
     def job(self, database: str, now: float) -> Job:
         """As the scheduler wants it. Its clock is ours, and the difference is what PostgreSQL says."""
         eta = now + self.wait if self.wait is not None and self.wait > 0 and self.state == PENDING else 0.0
-        return Job(self.priority, self.created, self.id, database, self.key, eta, self.channel, self.state)
+        order = self.priority, self.created, self.id
+        return Job(*order, database, self.key, eta, self.channel, self.state, self.batch)
 
 
 class Offered(NamedTuple):

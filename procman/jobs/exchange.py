@@ -20,7 +20,7 @@ from procman.core.spec import TcpAddress, UnixAddress
 from procman.jobs.hub import READ, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from ssl import SSLSocket
 
     from procman.core.spec import Address
@@ -83,7 +83,7 @@ class Target:
         return ", ".join(map(str, self._addresses))
 
     def request(self, database: str, uuid: str, fields: str = "") -> bytes:
-        """What is sent; ``fields`` are lines for its head."""
+        """What is sent; ``uuid`` may be several, with commas. ``fields`` are lines for its head."""
         return (
             f"GET /queue_job/runjob?db={quote(database, safe='')}&job_uuid={uuid} HTTP/1.1\r\n"
             f"Host: {self._host}\r\nUser-Agent: procman\r\n{self._authorization}{fields}Connection: close\r\n\r\n"
@@ -151,7 +151,7 @@ class Tls:
 
 
 class Exchange:
-    """One request for a job of ``database``, as it was ``offered``; ``on_end`` is told when that has come to an end."""
+    """One request for jobs of ``database``, as they were offered; ``on_end`` is told when that has come to an end."""
 
     def __init__(
         self,
@@ -159,11 +159,11 @@ class Exchange:
         target: Target,
         database: str,
         request: bytes,
-        offered: Offered,
+        offers: Sequence[Offered],
         on_end: Callable[[Exchange], object],
     ) -> None:
         self.database = database
-        self.offered = offered
+        self.offers = offers
         self.ending: Ending | None = None
         self.detail = "it has no address"
         self._hub = hub

@@ -15,7 +15,7 @@ import random
 import time
 import traceback
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 import psycopg2
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.jobs")
 
 # And lock_not_available: another transaction was in the way, which is nobody's fault and over soon.
-_IN_THE_WAY = (*LOST_AGAINST_ANOTHER, "55P03")
+IN_THE_WAY = (*LOST_AGAINST_ANOTHER, "55P03")
 # Together well below the time after which the runner takes an unlocked try for dead.
 _AT_ONCE = (0.02, 0.05, 0.1, 0.2, 0.4)
 _IN_A_MOMENT = 5.0
@@ -53,29 +53,52 @@ class Outcome(NamedTuple):
     failed: bool
 
 
-def run(database: str, uuid: str, *, worker: str = "", bound: Callable[[float], None] | None = None) -> Outcome:
-    """Run the job if it is enqueued; a job in any other state is left alone.
+class Watch(Protocol):
+    """Who sees to the limits of the units of work in this worker."""
 
-    ``bound`` is told how many seconds it may take, if it says so itself: somebody else has to see to that.
-    Raises DatabaseUnavailable when the server is away; then the runner finds the job and offers it again.
+    def begin_unit(self, name: bytes) -> None:
+        """A unit begins."""
+
+    def bound_unit(self, seconds: float) -> None:
+        """It may take so long, from its beginning on."""
+
+    def end_unit(self, failed: bool = False) -> None:
+        """It is over."""
+
+
+def run(database: str, asked: str, *, worker: str = "", watch: Watch | None = None) -> Outcome:
+    """Run the job if it is enqueued; a job in any other state is left alone. Or several, ``asked`` for with commas.
+
+    ``watch`` has begun the unit for the first one. Raises DatabaseUnavailable when the server is away; then the runner
+    finds the jobs and offers them again.
     """
     try:
-        uuid = str(UUID(uuid))
+        uuids = [str(UUID(uuid)) for uuid in asked.split(",")]
     except ValueError:
         return Outcome(400, failed=False)
     try:
         with signaling.lend(database) as connection, connection.cursor() as cr:
-            attempt = states.start(cr, uuid, worker, os.getpid())
+            attempts = states.start_all(cr, uuids, worker, os.getpid())
     except NoDatabase as error:
-        log.warning("Job %s: %s", uuid, error)
+        log.warning("Job %s: %s", asked, error)
         return Outcome(404, failed=False)
-    if attempt is None:
+    for uuid in set(uuids) - {attempt.uuid for attempt in attempts}:
         log.info("Job %s is not enqueued (any more)", uuid)
+    if not attempts:
         return Outcome(200, failed=False)
-    whom.rename(f"job {attempt.function} {uuid}")
-    if attempt.timeout is not None and bound is not None:
-        bound(attempt.timeout)
-    return Try(database, attempt).run()
+    if len(attempts) > 1:
+        from procman.jobs.batch import Batch
+
+        return Batch(database, attempts, watch).run()
+    introduce(attempts[0], watch)
+    return Try(database, attempts[0]).run()
+
+
+def introduce(attempt: Attempt, watch: Watch | None) -> None:
+    """Say what the unit that has begun is about, and how long it may take."""
+    whom.rename(f"job {attempt.function} {attempt.uuid}")
+    if attempt.timeout is not None and watch is not None:
+        watch.bound_unit(attempt.timeout)
 
 
 class Try:
@@ -87,26 +110,36 @@ class Try:
         self._began = monotonic()
 
     def run(self) -> Outcome:
-        name = f"Job {self._attempt.uuid} {self._attempt.function}"
+        """Do the work, and write down what has become of it."""
         try:
             self._work()
-        except Superseded:
-            log.warning("%s was cancelled, or taken for dead; what it did is undone", name)
-            return Outcome(200, failed=False)
-        except UnitAborted as aborted:
-            log.warning("%s was ended: %s", name, aborted.reason)
-            signaling.roll_back_leftover()
-            self._fail(aborted)
-            return Outcome(503, failed=True)
-        except (RetryJob, DatabaseUnavailable) as error:
-            return self._try_again(name, error)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt, Superseded, UnitAborted) as error:
             # The application's boundary: whatever it raises is the end of this one job.
-            log.exception("%s failed", name)
-            self._fail(error)
-            return Outcome(500, failed=True)
-        log.info("%s done in %.3f s", name, monotonic() - self._began)
+            return self.settle(error)
+        log.info("%s done in %.3f s", self._attempt, monotonic() - self._began)
         return Outcome(200, failed=False)
+
+    def settle(self, error: BaseException) -> Outcome:
+        """Write down that the try has come to nothing, and why."""
+        name = str(self._attempt)
+        match error:
+            case Superseded():
+                log.warning("%s was cancelled, or taken for dead; what it did is undone", name)
+                return Outcome(200, failed=False)
+            case UnitAborted():
+                log.warning("%s was ended: %s", name, error.reason)
+                signaling.roll_back_leftover()
+                self._fail(error)
+                return Outcome(503, failed=True)
+            case RetryJob() | DatabaseUnavailable():
+                return self._try_again(name, error)
+        log.error("%s failed", name, exc_info=error)
+        self._fail(error)
+        return Outcome(500, failed=True)
+
+    def put_back(self, why: Failure) -> None:
+        """Have it tried again at once; this try does not count."""
+        self._write(lambda cr: states.postpone(cr, self._attempt, why, wait=0.0, counted=False))
 
     def _work(self) -> None:
         """Do it, at once again when another transaction was in the way."""
@@ -114,7 +147,7 @@ class Try:
             try:
                 self._transact()
             except Exception as error:  # looked at, and passed on
-                if not signaling.lost_against_another(error, _IN_THE_WAY):
+                if not signaling.lost_against_another(error, IN_THE_WAY):
                     raise
                 if pause is None:
                     raise RetryJob(str(error).strip(), seconds=_IN_A_MOMENT, ignore_retry=True) from error

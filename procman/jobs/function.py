@@ -224,8 +224,8 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     to wait, or a pair to draw them from; ``{1: 10, 5: 60}`` is 10 s after each of the first four tries, then 60 s.
     ``identity_key``: while an equal job waits, no other one is made; ``"invoice {number}"`` is filled in with the
     arguments, a function is called with them, `exact` takes them all. ``timeout``: seconds (or a timedelta) that one
-    try may take. ``description``: for people, filled in with the arguments. ``batch``: up to so many jobs of this
-    function may be run one after the other in one transaction.
+    try may take. ``description``: for people, filled in with the arguments. ``batch``: up to so many jobs
+    of a channel that say so may be run one after the other in one transaction.
     """
     settings = Settings().but(**options)
     if isinstance(settings.identity_key, str):

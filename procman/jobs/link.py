@@ -60,8 +60,8 @@ class Desk(Protocol):
     target: Target
     deaths: Deaths
 
-    def begin(self, database: str, offered: Offered) -> None:
-        """Ask a worker to run a job."""
+    def begin(self, database: str, offers: Sequence[Offered]) -> None:
+        """Ask a worker to run a job, or several in one request."""
 
     def is_underway(self, database: str, key: Key) -> bool:
         """Whether a worker has been asked for it and has not answered yet."""
@@ -101,7 +101,8 @@ class Link:
         self.standing = NOBODY
         self.task: Task | None = None
         self._desk = desk
-        self._chosen: dict[Key, None] = {}  # in this order
+        self._chosen: list[Sequence[Key]] = []  # each of them is to be a request
+        self._chosen_keys: set[Key] = set()
         self._offering = 0
         self._ended: dict[Key, Exchange] = {}
         self._watched: dict[Key, _Watch] = {}
@@ -119,17 +120,18 @@ class Link:
 
     @property
     def starting(self) -> int:
-        """Jobs that were chosen, and for which no worker has been asked yet."""
+        """Requests that are to be made: their jobs were chosen, and no worker has been asked yet."""
         return len(self._chosen) + self._offering
 
-    def choose(self, key: Key) -> None:
-        """Have this job started."""
-        self._chosen[key] = None
+    def choose(self, keys: Sequence[Key]) -> None:
+        """Have these jobs started, in one request."""
+        self._chosen.append(keys)
+        self._chosen_keys.update(keys)
         self._wake()
 
     def answered(self, exchange: Exchange) -> None:
         """A worker has answered, or can't any more."""
-        self._ended[exchange.offered.key] = exchange
+        self._ended.update({offered.key: exchange for offered in exchange.offers})
         self._wake()
 
     def look_after(self, pid: int) -> None:
@@ -217,6 +219,7 @@ class Link:
         """Forget the jobs. Requests that are on their way go on: the rows will say what has become of them."""
         self.standing, self._term = NOBODY, None
         self._chosen.clear()
+        self._chosen_keys.clear()
         self._offering = 0
         self._ended.clear()
         self._watched.clear()
@@ -306,7 +309,7 @@ class Link:
         now = monotonic()
         orphans = []
         for row in found.rows:
-            if row.state == PENDING and row.key in self._chosen:
+            if row.state == PENDING and row.key in self._chosen_keys:
                 continue  # chosen while it was being read
             self._desk.scheduler.put(row.job(self.name, now))
             underway = self._desk.is_underway(self.name, row.key)
@@ -408,9 +411,10 @@ class Link:
     # -- starting jobs, and what becomes of them -------------------------------------------------------------
 
     def _offer(self) -> None:
-        keys = list(self._chosen)
-        self._chosen.clear()
-        self._offering = len(keys)
+        chosen, self._chosen = self._chosen, []
+        self._chosen_keys.clear()
+        self._offering = len(chosen)
+        keys = [key for request in chosen for key in request]
         offered = {offer.key: offer for offer in self.feed.offer(keys)}
         self._offering = 0
         # The others have been cancelled, postponed or taken meanwhile, or this one does not lead any more.
@@ -418,9 +422,10 @@ class Link:
         if not offered:
             self.standing = self.standing._replace(again=0.0)
         # In the order of the choice, which UPDATE does not keep.
-        for key in keys:
-            if key in offered:
-                self._desk.begin(self.name, offered[key])
+        for request in chosen:
+            offers = [offered[key] for key in request if key in offered]
+            if offers:
+                self._desk.begin(self.name, offers)
 
     def _settle(self) -> None:
         """Look at the rows of the exchanges that have ended."""
@@ -430,7 +435,8 @@ class Link:
         target = self._desk.target
         not_begun = [row for row in found.rows if row.state == ENQUEUED and _is_of(row, exchanges[row.key])]
         if not_begun:
-            self._refused([exchanges[row.key] for row in not_begun])
+            offers = [Offered(row.key, "", row.date_enqueued) for row in not_begun]
+            self._refused(offers, exchanges[not_begun[0].key])
         elif any(row.state not in (ENQUEUED, PENDING) for row in found.rows) and target.accepted():
             log.info("Jobs are taken again by %s", target)
         for row in found.rows:
@@ -438,16 +444,15 @@ class Link:
             if row.state == STARTED and exchanges[row.key].ending is Ending.BROKEN:
                 self._watch(row, monotonic(), broken=True)
 
-    def _refused(self, exchanges: Sequence[Exchange]) -> None:
+    def _refused(self, offers: Sequence[Offered], first: Exchange) -> None:
         """Jobs that nobody has begun go back as they were; whoever did not take them is left alone for a while."""
-        self._take_back([(exchange.offered.key, exchange.offered.at) for exchange in exchanges])
-        first = exchanges[0]
+        self._take_back([(offered.key, offered.at) for offered in offers])
         told = log.warning if self._desk.target.refused(monotonic()) else log.debug
-        told("%d jobs were not taken by %s: %s (%s)", len(exchanges), self._desk.target, first.detail, first.word)
+        told("%d jobs were not taken by %s: %s (%s)", len(offers), self._desk.target, first.detail, first.word)
 
 
 def _is_of(row: Row, exchange: Exchange) -> bool:
-    return row.date_enqueued == exchange.offered.at
+    return any(row.key == offered.key and row.date_enqueued == offered.at for offered in exchange.offers)
 
 
 def _line(error: BaseException) -> str:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.jobs")
 
+# In one request: each has a lock of its own in the server's table (max_locks_per_transaction, 19.12).
+MOST_BATCH = 100
+
 _NAMES_EVERY = 30.0
 _NAMES_PAUSE = 1.0
 _MOST_WAIT = 60.0
@@ -72,7 +75,8 @@ class Runner(Desk):
         self._sweep_every = sweep_every
         self._queues = queues
         self._hub = Hub()
-        self._exchanges: dict[tuple[str, Key], Exchange] = {}
+        self._exchanges: dict[tuple[str, Key], Exchange] = {}  # by each of their jobs
+        self._underway = 0
         self._paused: dict[str, dict[str, bool]] = {}
         self._blocked = False
         self._follower = self._hub.spawn(self._follow_names)
@@ -83,7 +87,7 @@ class Runner(Desk):
 
     def close(self) -> None:
         """Let go of everything; jobs that run go on."""
-        for exchange in self._exchanges.values():
+        for exchange in set(self._exchanges.values()):
             exchange.close()
         self._hub.close()
 
@@ -168,25 +172,41 @@ class Runner(Desk):
         now = monotonic()
         if self.target.closed_until > now:
             return
-        room = self.capacity.room(len(self._exchanges) + sum(link.starting for link in self.links.values()))
-        while room > 0 and (job := self.scheduler.next(now)):
-            self.links[job.database].choose(job.key)
+        room = self.capacity.room(self._underway + sum(link.starting for link in self.links.values()))
+        # Others than our own workers know nothing of several jobs in a request.
+        most = MOST_BATCH if self.target.own else 1
+        while room > 0 and (jobs := self.scheduler.next_batch(now, most)):
+            self.links[jobs[0].database].choose([job.key for job in jobs])
             room -= 1
         # Users come and go without a word, so it is looked for room again and again, while something waits for it.
         self._blocked = room <= 0 and self.capacity.shared and self.scheduler.figures()[ROOT].waiting > 0
 
-    def begin(self, database: str, offered: Offered) -> None:
-        key = database, offered.key
-        if key in self._exchanges:
+    def begin(self, database: str, offers: Sequence[Offered]) -> None:
+        for offered in offers:
             # The row went back to the queue while its worker went on: what that one answers is of no interest.
-            self._exchanges[key].close()
+            self._forget(database, offered.key)
         link = self.links[database]
-        request = self.target.request(link.database, offered.uuid, link.feed.dialect.fields(link.database))
-        self._exchanges[key] = exchange = Exchange(self._hub, self.target, database, request, offered, self._answered)
+        uuids = ",".join(offered.uuid for offered in offers)
+        request = self.target.request(link.database, uuids, link.feed.dialect.fields(link.database))
+        exchange = Exchange(self._hub, self.target, database, request, offers, self._answered)
+        self._exchanges.update({(database, offered.key): exchange for offered in offers})
+        self._underway += 1
         exchange.begin()
 
+    def _forget(self, database: str, key: Key) -> None:
+        exchange = self._exchanges.pop((database, key), None)
+        if exchange is not None and not any(self._is_of(offered, exchange) for offered in exchange.offers):
+            self._underway -= 1
+            exchange.close()
+
+    def _is_of(self, offered: Offered, exchange: Exchange) -> bool:
+        return self._exchanges.get((exchange.database, offered.key)) is exchange
+
     def _answered(self, exchange: Exchange) -> None:
-        del self._exchanges[exchange.database, exchange.offered.key]
+        exchange.offers = [offered for offered in exchange.offers if self._is_of(offered, exchange)]
+        for offered in exchange.offers:
+            del self._exchanges[exchange.database, offered.key]
+        self._underway -= 1
         link = self.links.get(exchange.database)
         if link is not None:
             link.answered(exchange)

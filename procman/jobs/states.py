@@ -33,6 +33,9 @@ class Attempt:
     number: int
     timeout: float | None
 
+    def __str__(self) -> str:
+        return f"Job {self.uuid} {self.function}"
+
 
 class Failure(NamedTuple):
     """What the row says of an exception."""
@@ -86,7 +89,7 @@ _START = """
 UPDATE procman.job SET state = 'started', date_started = clock_timestamp(), retry = retry + 1,
     attempt = attempt + 1, worker = %s, worker_host = %s, worker_pid = %s,
     exc_name = NULL, exc_message = NULL, exc_info = NULL
-WHERE uuid = %s AND state = 'enqueued'
+WHERE uuid = ANY(%s::uuid[]) AND state = 'enqueued'
 RETURNING id, uuid::text, function, args, kwargs, retry, max_retries, retry_pattern, date_started, attempt, timeout
 """
 
@@ -100,6 +103,13 @@ SELECT pg_advisory_xact_lock_shared({JOB_LOCK}, (id & x'7fffffff'::bigint)::inte
 FROM (SELECT id FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE) AS held
 """
 
+_THESE = "(id, date_started) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])) AND state = 'started'"
+
+_HOLD_ALL = f"""
+SELECT txid_current(), id, pg_advisory_xact_lock_shared({JOB_LOCK}, (id & x'7fffffff'::bigint)::integer)
+FROM (SELECT id FROM procman.job WHERE {_THESE} FOR NO KEY UPDATE) AS held
+"""
+
 # While it runs a statement the server does not look whether its client still lives, and the row of a killed
 # worker's job would stay locked until the statement ends (client_connection_check_interval, 19.3.2).
 _NOTICE_DEATH = "SET LOCAL client_connection_check_interval = '200ms'; "
@@ -108,6 +118,13 @@ _FINISH = f"""
 UPDATE procman.job SET state = 'done', date_done = clock_timestamp(), exec_time = %(seconds)s,
     result = %(result)s::jsonb
 WHERE {_MINE}
+"""
+
+_FINISH_ALL = """
+UPDATE procman.job AS job SET state = 'done', date_done = clock_timestamp(), exec_time = each.seconds,
+    result = each.result
+FROM unnest(%s::bigint[], %s::timestamptz[], %s::float8[], %s::jsonb[]) AS each (id, date_started, seconds, result)
+WHERE job.id = each.id AND job.date_started = each.date_started AND state = 'started'
 """
 
 _FAIL = f"""
@@ -198,9 +215,41 @@ FROM known WHERE id = %(id)s AND attempt = number AND exc_name = 'JobFoundDead'
 
 def start(cr: Any, uuid: str, worker: str, pid: int) -> Attempt | None:
     """enqueued → started; None when the job is not enqueued, as when somebody else was faster."""
-    cr.execute(_START, (worker, _HOST, pid, uuid))
-    row = cr.fetchone()
-    return Attempt(*row) if row else None
+    attempts = start_all(cr, [uuid], worker, pid)
+    return attempts[0] if attempts else None
+
+
+def start_all(cr: Any, uuids: Sequence[str], worker: str, pid: int) -> list[Attempt]:
+    """`start` for several, in their order; those that are not enqueued are left out."""
+    cr.execute(_START, (worker, _HOST, pid, list(uuids)))
+    attempts = [Attempt(*row) for row in cr.fetchall()]
+    return sorted(attempts, key=lambda attempt: uuids.index(attempt.uuid))
+
+
+def hold_all(cr: Any, attempts: Sequence[Attempt]) -> tuple[int, set[int]]:
+    """`hold` for several; the transaction's number, and the ids of those that are still in these tries."""
+    notice = _NOTICE_DEATH if cr.connection.info.server_version >= 140000 else ""
+    cr.execute(notice + _HOLD_ALL, ([each.id for each in attempts], [each.date_started for each in attempts]))
+    rows = cr.fetchall()
+    return rows[0][0] if rows else 0, {id for _, id, _ in rows}  # noqa: A001
+
+
+def has_committed(cr: Any, transaction: int) -> bool:
+    """Whether what a transaction did that has ended is there."""
+    cr.execute("SELECT txid_status(%s)", (transaction,))
+    return bool(cr.fetchone()[0] == "committed")
+
+
+def finish_all(cr: Any, done: Sequence[tuple[Attempt, float, str | None]]) -> int:
+    """`finish` for several, each with its seconds and its result; how many were still in these tries."""
+    columns = (
+        [attempt.id for attempt, _, _ in done],
+        [attempt.date_started for attempt, _, _ in done],
+        [seconds for _, seconds, _ in done],
+        [result for _, _, result in done],
+    )
+    cr.execute(_FINISH_ALL, columns)
+    return int(cr.rowcount)
 
 
 def hold(cr: Any, attempt: Attempt) -> bool:

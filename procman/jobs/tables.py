@@ -28,10 +28,13 @@ _COLUMNS = """
     id, id, state, channel, priority, extract(epoch FROM date_created)::float8,
     extract(epoch FROM eta - clock_timestamp())::float8, date_enqueued, date_started, worker_host, worker_pid
 """
+# Who has been tried before is tried alone: one that kills its worker is not to take the others' tries with it for ever.
+_BATCH = "CASE attempt WHEN 0 THEN coalesce(batch, 0) ELSE 0 END"
 _AWAITED = "EXISTS (SELECT FROM procman.job_dependency WHERE parent = job.id)"
-_BY_KEY = f"SELECT {_COLUMNS}, {_AWAITED} FROM procman.job WHERE id = ANY(%s)"
+_BY_KEY = f"SELECT {_COLUMNS}, {_AWAITED}, {_BATCH} FROM procman.job WHERE id = ANY(%s)"
 _LIVE = f"""
-    SELECT {_COLUMNS} FROM procman.job WHERE id BETWEEN %s AND %s AND phase = 'live' ORDER BY id LIMIT %s
+    SELECT {_COLUMNS}, false, {_BATCH} FROM procman.job
+    WHERE id BETWEEN %s AND %s AND phase = 'live' ORDER BY id LIMIT %s
 """
 _RUNNING = f"SELECT {_COLUMNS} FROM procman.job WHERE phase = 'live' AND state IN ('enqueued', 'started')"
 _FAILED_CHANNELS = "SELECT DISTINCT channel FROM procman.job WHERE phase = 'failed'"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("procman.http")
 
 RUN_JOB = "/queue_job/runjob"
+_UUID = 36  # characters
 
 
 class Units:
@@ -215,14 +216,15 @@ class Units:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
             self.before_job(exchange.client)
-            self._run_unit(b"job %b" % uuid.encode(), exchange, self._job, exchange, (database, uuid))
+            # Of several the first one; the others are units as they come.
+            self._run_unit(b"job %b" % uuid[:_UUID].encode(), exchange, self._job, exchange, (database, uuid))
             return
         exchange.finish(monotonic())
 
     def _job(self, exchange: Exchange, job: tuple[str, str]) -> int:
         from procman.jobs.execute import run
 
-        outcome = run(*job, worker=self._child.name, bound=self._child.bound_unit)
+        outcome = run(*job, worker=self._child.name, watch=self._child)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 

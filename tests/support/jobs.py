@@ -204,3 +204,39 @@ def enqueue_beside_another() -> int:
         other.join()
     procman.chain(note.options(identity_key="twin").prepare(), note.prepare("child")).delay()
     return len(_begun)
+
+
+@procman.job
+def roll_the_transaction_back() -> None:
+    leave("rolled back")
+    unit = signaling.current()
+    assert unit is not None
+    unit.rollback()
+
+
+@procman.job
+def leave_the_process() -> None:
+    leave("left")
+    raise SystemExit(3)
+
+
+@procman.job
+def lose_once() -> None:
+    """The first time another one has changed the row since this transaction began."""
+    unit = signaling.current()
+    assert unit is not None
+    with procman.cursor() as cr:
+        cr.execute("SELECT value FROM counter WHERE id = 1")
+        ((value,),) = cr.fetchall()
+        if value == 0:
+            with signaling.lend(unit.database) as beside, beside.cursor() as other:
+                other.execute("UPDATE counter SET value = 1 WHERE id = 1")
+        cr.execute("UPDATE counter SET value = value + 1 WHERE id = 1")
+    leave("won")
+
+
+@procman.job(batch=20, retries=2)
+def kill_the_worker_of_a_batch(file: str) -> None:
+    leave("killed")
+    if os.path.exists(file):
+        os.kill(os.getpid(), 9)
