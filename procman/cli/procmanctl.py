@@ -15,6 +15,7 @@ import click
 
 from procman.cli import names, output
 from procman.cli.control_command import CONFIGURATION, ControlCommand, ControlGroup
+from procman.cli.cron import cron
 from procman.cli.jobs import jobs
 from procman.cli.settings import Settings, bare
 from procman.errors import ControlError, NotReachable, TimedOut
@@ -371,6 +372,7 @@ def invalidate(settings: Settings, groups: tuple[str, ...], database: str | None
     )
 
 
+main.add_command(cron)
 main.add_command(jobs)
 
 

@@ -12,6 +12,7 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
+from procman.jobs.channels import parse
 
 from procman import signaling
 from procman.core.channels import parse

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from datetime import datetime
 from functools import partial
 
 import pytest
@@ -109,3 +111,55 @@ def test_a_module_that_is_imported_anew_replaces_its_entries(cron):
     cron(every="10s")(work)
     cron(every="20s")(work)
     assert [entry.terms.schedule.text for entry in cron.entries.values()] == ["@every 20s"]
+
+
+# -- terms -----------------------------------------------------------------------------------------------------
+
+
+def test_terms(cron):
+    cron("never", name="a")(work)
+    cron(every="1h", name="b", misfire="all", jitter="5m", priority=0, timeout="90s")(work)
+    a, b = (entry.terms for entry in cron.entries.values())
+    assert (a.schedule.text, a.misfire, a.jitter, a.priority, a.timeout) == ("@never", "once", 0.0, 10, None)
+    assert (b.misfire, b.jitter, b.priority, b.timeout) == ("all", 300.0, 0, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"misfire": "later"}, 'misfire: expected "skip" or "once" or "all", got \'later\''),
+        ({"misfire": None}, "misfire: expected"),
+        ({"jitter": "2h"}, "jitter: '2h' is more than there is between two calls"),
+        ({"jitter": -1}, "jitter: expected a duration"),
+        ({"jitter": "x"}, "jitter: expected a duration"),
+        ({"priority": 1001}, "priority: expected a whole number from 0 to 1000, got 1001"),
+        ({"priority": True}, "priority: expected a whole number"),
+        ({"priority": 1.5}, "priority: expected a whole number"),
+        ({"timeout": 0}, "timeout: "),
+        ({"timeout": "5 minutes"}, "timeout: expected a duration"),
+    ],
+)
+def test_no_terms(cron, terms, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cron(every="1h", **terms)(work)
+
+
+@pytest.mark.parametrize("at", ["tomorrow", b"x", True, float("inf"), [None, "x"], {"a": 1}.items()])
+def test_no_moment_to_trigger_at(cron, at):
+    with pytest.raises(TypeError, match=r"^at: expected a datetime, a timedelta or seconds from now, got"):
+        cron.trigger("a", at=at)
+
+
+def test_a_moment_needs_a_time_zone(cron):
+    with pytest.raises(ValueError, match="has no time zone"):
+        cron.trigger("a", at=datetime(2026, 1, 1))
+
+
+def test_each_import_has_a_name_of_its_own(cron):
+    other = Cron()
+    assert cron.imported != other.imported
+    assert cron.imported == cron.imported
+    before = cron.imported
+    cron(every="1h")(work)
+    assert cron.imported != before
+    assert 0 <= cron.age < 60

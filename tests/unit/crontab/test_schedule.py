@@ -145,6 +145,39 @@ def test_autumn_an_hour_comes_twice():
     ]
 
 
+NEW_YORK, LORD_HOWE = "America/New_York", "Australia/Lord_Howe"
+
+
+@pytest.mark.parametrize(
+    ("zone", "fields", "start", "expected"),
+    [
+        # New York, 8 March 2026: after 01:59 -05:00 comes 03:00 -04:00; 1 November: after 01:59 -04:00 01:00 -05:00.
+        (NEW_YORK, "* * * * *", "2026-03-08T01:58-05:00", ["01:59-05:00", "03:00-04:00", "03:01-04:00"]),
+        (NEW_YORK, "0 * * * *", "2026-03-08T00:30-05:00", ["01:00-05:00", "03:00-04:00", "04:00-04:00"]),
+        (NEW_YORK, "30 2 * * *", "2026-03-07T12:00-05:00", ["03:00-04:00", "02:30-04:00"]),
+        (NEW_YORK, "* * * * *", "2026-11-01T01:58-04:00", ["01:59-04:00", "01:00-05:00", "01:01-05:00"]),
+        (NEW_YORK, "0 * * * *", "2026-11-01T00:30-04:00", ["01:00-04:00", "01:00-05:00", "02:00-05:00"]),
+        (NEW_YORK, "30 2 * * *", "2026-10-31T12:00-04:00", ["02:30-05:00", "02:30-05:00"]),
+        (NEW_YORK, "30 1 * * *", "2026-10-31T12:00-04:00", ["01:30-04:00", "01:30-05:00"]),
+        # Brussels, the same entries as above, every minute.
+        (BRUSSELS, "* * * * *", "2026-03-29T01:58+01:00", ["01:59+01:00", "03:00+02:00", "03:01+02:00"]),
+        (BRUSSELS, "* * * * *", "2026-10-25T02:58+02:00", ["02:59+02:00", "02:00+01:00", "02:01+01:00"]),
+        # Lord Howe moves by half an hour. 4 October 2026: after 01:59 +10:30 comes 02:30 +11:00; 5 April: after 01:59
+        # +11:00 comes 01:30 +10:30.
+        (LORD_HOWE, "* * * * *", "2026-10-04T01:58+10:30", ["01:59+10:30", "02:30+11:00", "02:31+11:00"]),
+        (LORD_HOWE, "0 * * * *", "2026-10-04T00:30+10:30", ["01:00+10:30", "03:00+11:00", "04:00+11:00"]),
+        (LORD_HOWE, "30 2 * * *", "2026-10-03T12:00+10:30", ["02:30+11:00", "02:30+11:00"]),
+        (LORD_HOWE, "15 2 * * *", "2026-10-03T12:00+10:30", ["02:30+11:00", "02:15+11:00"]),
+        (LORD_HOWE, "* * * * *", "2026-04-05T01:58+11:00", ["01:59+11:00", "01:30+10:30", "01:31+10:30"]),
+        (LORD_HOWE, "0 * * * *", "2026-04-05T00:30+11:00", ["01:00+11:00", "02:00+10:30", "03:00+10:30"]),
+        (LORD_HOWE, "45 1 * * *", "2026-04-04T12:00+11:00", ["01:45+11:00", "01:45+10:30"]),
+        (LORD_HOWE, "30 2 * * *", "2026-04-04T12:00+11:00", ["02:30+10:30", "02:30+10:30"]),
+    ],
+)
+def test_the_sundays_elsewhere(zone, fields, start, expected):
+    assert [tick[11:16] + tick[19:] for tick in ticks(fields, start, len(expected), zone)] == expected
+
+
 def test_asked_within_the_second_coming_of_the_hour():
     """Its first coming must not be named: that would be a call in the past, due at once, for an hour."""
     assert ticks("30 2 * * *", "2026-10-25T02:10+01:00", 1) == ["2026-10-26T02:30:00+01:00"]
@@ -219,6 +252,12 @@ def test_no_expression(fields, message):
 def test_no_zone(zone):
     with pytest.raises(ValueError, match="there is no time zone"):
         expression("* * * * *", zone)
+
+
+def test_what_is_never_due_has_no_times():
+    plan = read("@never")
+    assert plan.text == "@never"
+    assert (plan.first(NOON), plan.first(NOON, NOON), plan.after(NOON, NOON)) == (None, None, None)
 
 
 # -- texts -----------------------------------------------------------------------------------------------------
