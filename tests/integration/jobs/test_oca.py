@@ -12,7 +12,6 @@ import time
 import psycopg2
 import psycopg2.extras
 import pytest
-from procman.jobs.channels import parse
 
 from procman import signaling
 from procman.core.channels import parse
