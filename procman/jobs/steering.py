@@ -11,6 +11,8 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psycopg2.errors
+
 from procman.jobs.states import JOB_LOCK
 
 if TYPE_CHECKING:
@@ -90,27 +92,36 @@ RETURNING job.id, job.uuid::text, was.state, job.state
 """
 
 # To be asked after the commit that has ended a parent, or made a child, in a snapshot of its own: of two parents that
-# end at the same time, the transaction of neither sees the other one done. Whoever asks second sees both.
+# end at the same time, the transaction of neither sees the other one done. Whoever asks second sees both. In portions,
+# because a job may have a million children.
+# The parents are looked up for each child, by their ids: LATERAL with an aggregate leaves the planner no choice, which
+# could otherwise think of reading all jobs there ever were.
 _RELEASE = """
-UPDATE procman.job AS job SET
-    state = CASE WHEN hopeless THEN 'cancelled' ELSE 'pending' END,
-    date_done = CASE WHEN hopeless THEN clock_timestamp() END,
-    exc_message = CASE WHEN hopeless THEN 'a job that it waited for is cancelled' END
-FROM (
-    SELECT child.id, coalesce(bool_or(parent.state = 'cancelled'), false) AS hopeless FROM procman.job AS child
-    LEFT JOIN procman.job_dependency AS edge ON edge.child = child.id
-    LEFT JOIN procman.job AS parent ON parent.id = edge.parent
-    WHERE child.phase = 'waiting' {}
-    GROUP BY child.id HAVING coalesce(bool_and(parent.state = 'done') OR bool_or(parent.state = 'cancelled'), true)
-) AS free
-WHERE job.id = free.id AND job.phase = 'waiting'
-RETURNING job.id, job.uuid::text, 'wait_dependencies', job.state
+WITH looked_at AS MATERIALIZED (
+    SELECT child.id FROM procman.job AS child WHERE child.phase = 'waiting' AND child.id > %(last)s {}
+    ORDER BY child.id LIMIT %(most)s
+), moved AS (
+    UPDATE procman.job AS job SET
+        state = CASE WHEN hopeless THEN 'cancelled' ELSE 'pending' END,
+        date_done = CASE WHEN hopeless THEN clock_timestamp() END,
+        exc_message = CASE WHEN hopeless THEN 'a job that it waited for is cancelled' END
+    FROM looked_at AS child CROSS JOIN LATERAL (
+        SELECT coalesce(bool_or(parent.state = 'cancelled'), false) AS hopeless,
+            coalesce(bool_and(parent.state = 'done'), true) AS done
+        FROM procman.job_dependency AS edge JOIN procman.job AS parent ON parent.id = edge.parent
+        WHERE edge.child = child.id
+    ) AS parents
+    WHERE job.id = child.id AND job.phase = 'waiting' AND (done OR hopeless)
+    RETURNING job.id, job.uuid::text, 'wait_dependencies', job.state
+)
+SELECT portion.*, moved.* FROM (SELECT count(*), max(id) FROM looked_at) AS portion LEFT JOIN moved ON true
 """
 _RELEASE_CHILDREN = _RELEASE.format(
-    "AND child.id IN (SELECT mine.child FROM procman.job_dependency AS mine WHERE mine.parent = ANY(%s))"
+    "AND child.id IN (SELECT mine.child FROM procman.job_dependency AS mine WHERE mine.parent = ANY(%(ids)s))"
 )
-_RELEASE_THESE = _RELEASE.format("AND child.id = ANY(%s)")
+_RELEASE_THESE = _RELEASE.format("AND child.id = ANY(%(ids)s)")
 _RELEASE_ALL = _RELEASE.format("")
+PORTION = 2000
 
 _BEFORE_IT_BEGINS = ["wait_dependencies", "pending", "enqueued", "failed"]
 
@@ -155,8 +166,14 @@ def requeue(cr: Any, uuids: Iterable[str], *, done: bool = False) -> list[Moved]
 
     It waits for its parents again if they are not done. One of whose identity key another one waits is left alone.
     """
-    states = ["failed", "cancelled", *(["done"] if done else [])]
-    cr.execute(_REQUEUE, {"uuids": list(uuids), "states": states})
+    given = {"uuids": list(uuids), "states": ["failed", "cancelled", *(["done"] if done else [])]}
+    try:
+        cr.execute(_REQUEUE, given)
+    except psycopg2.errors.UniqueViolation:
+        if not cr.connection.autocommit:
+            raise
+        # An equal job came to wait in the very moment; now it is seen.
+        cr.execute(_REQUEUE, given)
     return [Moved(*row) for row in cr.fetchall()]
 
 
@@ -165,27 +182,27 @@ def release(cr: Any, parents: Sequence[int]) -> list[Moved]:
 
     ``cr`` is in autocommit mode: see `_RELEASE`.
     """
-    return _released(cr, _RELEASE_CHILDREN, list(parents))
+    return _released(cr, _RELEASE_CHILDREN, parents)
 
 
 def release_these(cr: Any, children: Sequence[int]) -> list[Moved]:
     """The same, for jobs that have just been made."""
-    return _released(cr, _RELEASE_THESE, list(children))
+    return _released(cr, _RELEASE_THESE, children)
 
 
 def release_all(cr: Any) -> list[Moved]:
     """The same, for every job that waits: for what was left undone by somebody who died."""
-    return _released(cr, _RELEASE_ALL)
+    return _released(cr, _RELEASE_ALL, ())
 
 
-def _released(cr: Any, statement: str, *parameters: Any) -> list[Moved]:
+def _released(cr: Any, statement: str, ids: Sequence[int]) -> list[Moved]:
     moved: list[Moved] = []
-    while True:
-        cr.execute(statement, parameters or None)
-        found = [Moved(*row) for row in cr.fetchall()]
-        moved += found
-        # A cancelled one has children of its own.
-        ended = [each.id for each in found if each.state == "cancelled"]
-        if not ended:
-            return moved
-        statement, parameters = _RELEASE_CHILDREN, (ended,)
+    last, looked_at = 0, PORTION
+    while looked_at == PORTION:
+        cr.execute(statement, {"last": last, "most": PORTION, "ids": list(ids)})
+        rows = cr.fetchall()
+        looked_at, last = rows[0][:2]
+        moved += [Moved(*row[2:]) for row in rows if row[2] is not None]
+    # A cancelled one has children of its own.
+    ended = [each.id for each in moved if each.state == "cancelled"]
+    return moved + (_released(cr, _RELEASE_CHILDREN, ended) if ended else [])

@@ -49,7 +49,7 @@ CREATE TABLE procman.job_dependency (
     PRIMARY KEY (child, parent),
     CHECK (parent <> child)
 );
-CREATE INDEX job_dependency_parent ON procman.job_dependency (parent);
+CREATE INDEX job_dependency_parent ON procman.job_dependency (parent, child);
 
 -- The tries that are over and did not end in the job's row as it is now: what succeeds at once costs nothing here.
 CREATE TABLE procman.job_attempt (

@@ -76,6 +76,17 @@ def test_let_go_when_all_parents_are_done(truth, run, release):
     assert release() == []
 
 
+@pytest.mark.parametrize("over", ["done", "cancelled"])
+def test_many_children_in_portions(truth, release, monkeypatch, over):
+    monkeypatch.setattr(steering, "PORTION", 3)
+    children = procman.group(*[procman.chain(note.prepare("child"), note.prepare("grandchild")) for _ in range(10)])
+    a = procman.chain(note.prepare("a"), children).delay().uuids[0]
+    truth("UPDATE procman.job SET state = %s WHERE uuid = %s", over, a)
+    assert len(release(truth.job(a)["id"])) == (10 if over == "done" else 20)
+    expected = {"done": 1, "pending": 10, "wait_dependencies": 10} if over == "done" else {"cancelled": 21}
+    assert truth.states() == expected
+
+
 def test_a_parent_that_failed_holds_up_and_goes_on_when_it_is_queued_again(truth, run, release, database):
     a, b = procman.chain(functions.fail.prepare("a"), note.prepare("b")).delay().uuids
     run(a)

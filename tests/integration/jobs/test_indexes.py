@@ -29,7 +29,7 @@ def statements(truth):
         "what runs": (tables._RUNNING, (), "job_live"),
         "what has changed": (tables._BY_KEY, (pending,), "job_pkey"),
         "failed ones that hold up others": (tables._FAILED_CHANNELS, (), "job_failed"),
-        "who waits for nothing any more": (steering._RELEASE_ALL, (), "job_waiting"),
+        "who waits for nothing any more": (steering._RELEASE_ALL, {"last": 0, "most": 1000}, "job_waiting"),
         "offering": (states._OFFER, (pending, "token"), "job_pkey"),
         "beginning": (states._START, ("http.1", "host", 1, enqueued["uuid"]), "job_uuid_key"),
         "an equal job": (enqueue._TWIN, ("k7",), "job_identity"),
