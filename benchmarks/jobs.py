@@ -23,7 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.processes import cpu_seconds, cpu_ticks, directory_with, pss
-from benchmarks.queues import URGENT, Oca, Pgqueuer, PgqueuerBatches, Procman, Procrastinate, Queue, environment
+from benchmarks.queues import (
+    URGENT,
+    Oca,
+    Pgqueuer,
+    PgqueuerBatches,
+    Procman,
+    ProcmanBatches,
+    Procrastinate,
+    Queue,
+    environment,
+)
 from tests.support.server import Server
 
 if TYPE_CHECKING:
@@ -104,7 +114,8 @@ def throughput(options: argparse.Namespace) -> None:
     """2,000 jobs in one commit."""
     rates: Figures = {}
     costs: Figures = {}
-    with running(options, (Procman, Oca, Procrastinate, Pgqueuer, PgqueuerBatches)) as queues:
+    kinds = (Procman, ProcmanBatches, Oca, Procrastinate, Pgqueuer, PgqueuerBatches)
+    with running(options, kinds) as queues:
         for _ in range(options.rounds):
             for queue in queues:
                 runner = queue.runner()

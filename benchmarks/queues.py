@@ -298,6 +298,13 @@ target = "http"
         )
 
 
+class ProcmanBatches(Procman):
+    """Jobs that share a transaction, twenty at a time."""
+
+    name = "procman, batches"
+    app = Procman.app.replace("@procman.job\n", "@procman.job(batch=20)\n")
+
+
 class Oca(Queue):
     """The runner of queue_job as published, beside four processes that do what Odoo's workers do to a job's row."""
 

@@ -2,7 +2,8 @@
 
 Rules of this file: what a worker has inherited, or was told when it started, takes another worker (`ROLLING`); what
 the arbiter alone goes by, and what a worker can be told while it serves (its limits), takes none (`LIVE`). A test sees
-to it that every field of a specification is in one of these.
+to it that every field of a specification is in one of these. Of its work a worker can be told anew the channels of a
+job runner, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from procman.core.spec import JobrunnerWork
+
 if TYPE_CHECKING:
-    from procman.core.spec import PoolSpec
+    from procman.core.spec import PoolSpec, Work
 
 LIVE = frozenset(
     {
@@ -66,11 +69,20 @@ def change(before: PoolSpec, after: PoolSpec) -> Change:
     """What it takes to turn the one into the other."""
     if before.kind is not after.kind:
         return Change.REPLACE
-    if any(getattr(before, name) != getattr(after, name) for name in ROLLING):
+    if any(getattr(before, name) != getattr(after, name) for name in ROLLING - {"work"}):
+        return Change.ROLLING
+    if _with_live_work(before.work, after.work) != after.work:
         return Change.ROLLING
     return Change.NOTHING if before == after else Change.LIVE
 
 
 def with_live_part(spec: PoolSpec, of: PoolSpec) -> PoolSpec:
     """What a worker of the first goes by when the second is in force."""
-    return replace(spec, **{name: getattr(of, name) for name in LIVE})
+    work = _with_live_work(spec.work, of.work)
+    return replace(spec, work=work, **{name: getattr(of, name) for name in LIVE})
+
+
+def _with_live_work(work: Work, of: Work) -> Work:
+    if isinstance(work, JobrunnerWork) and isinstance(of, JobrunnerWork):
+        return replace(work, channels=of.channels)
+    return work

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from procman.core.channels import Channel
 from procman.core.reason import Reason
 from procman.core.spec import DatabaseSpec, Limits, PoolSpec
 
 # Of these messages, and of how a template or worker is spoken to. To be raised when processes of an earlier version
 # could misunderstand this one: after an upgrade of the daemon they are replaced then.
-PROTOCOL = 2
+PROTOCOL = 3
 
 # Characters of a text in a message. Each takes up to four bytes, and a message must fit into the buffer of the
 # socket (by default 212,992 bytes, socket(7)), or it can't be sent at all.
@@ -93,6 +94,13 @@ class Adjust:
     """To a worker, and to a template for those that it will fork: these limits apply from now on."""
 
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rechannel:
+    """To a job runner: these channels apply from now on."""
+
+    channels: tuple[Channel, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,5 +242,5 @@ class Published:
     text: str
 
 
-ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | WorkerEnded | Crew | Question
+ToChild = Boot | Fork | Retire | Ping | Adjust | Evidence | WorkerEnded | Crew | Rechannel | Question
 FromChild = Forked | Ready | Failed | Recycle | Retiring | Bounded | Deactivated | Dumped | Caches | Answer | Published

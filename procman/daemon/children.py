@@ -16,7 +16,7 @@ from procman.core import lifecycle as say
 from procman.core.difference import with_live_part
 from procman.core.pool import describe_status
 from procman.core.reason import Reason
-from procman.core.spec import Kind
+from procman.core.spec import JobrunnerWork, Kind
 from procman.daemon.hearing import Hearing
 from procman.daemon.launcher import Launcher, environment
 from procman.daemon.nursery import Nursery
@@ -166,11 +166,18 @@ class Children:
             before, child.spec = child.spec, with_live_part(child.spec, effect.spec)
             if isinstance(child, WorkerProcess):
                 self._confinement.adjust(child)
-            if before.limits != child.spec.limits and child.channel is not None:
-                try:
-                    child.channel.send(say.Adjust(limits=child.spec.limits))
-                except ChannelClosed:
-                    pass  # its end is on its way
+            if before.limits != child.spec.limits:
+                self._tell(child, say.Adjust(limits=child.spec.limits))
+            work = child.spec.work
+            if isinstance(work, JobrunnerWork) and before.work != work:
+                self._tell(child, say.Rechannel(channels=work.channels))
+
+    def _tell(self, child: Process, message: say.ToChild) -> None:
+        if child.channel is not None:
+            try:
+                child.channel.send(message)
+            except ChannelClosed:
+                pass  # its end is on its way
 
     def interrupt(self, worker_id: int, reason: Reason) -> None:
         worker = self.workers.get(worker_id)

@@ -49,6 +49,7 @@ class Feed:
         self._spans: deque[Span] = deque()
         self._sweep: int | None = None  # the id up to which this sweep has come
         self._sweep_began = self._sweep_next = 0.0
+        self._sweep_again = False
         self._seen: set[Key] = set()
 
     # -- connections ---------------------------------------------------------------------------------------
@@ -165,7 +166,13 @@ class Feed:
             self._spans.appendleft(Span(rows[-1].id + 1, span.last))
         return Found(rows, [])
 
+    def sweep(self) -> None:
+        """Read all that matters again, soon, from the beginning."""
+        self._sweep_next = 0.0
+        self._sweep_again = True
+
     def _begin_sweep(self) -> None:
+        self._sweep_again = False
         self._sweep_began = monotonic()
         self._sweep = _ALL.first
         self._seen = set()
@@ -196,7 +203,7 @@ class Feed:
         self._sweep = None
         self.swept = True
         took = monotonic() - self._sweep_began
-        self._sweep_next = monotonic() + max(self.sweep_every, 20 * took)
+        self._sweep_next = 0.0 if self._sweep_again else monotonic() + max(self.sweep_every, 20 * took)
 
     def abandoned(self, keys: Sequence[Key]) -> dict[Key, datetime]:
         """Which of these jobs are started and worked on by nobody; with the tries that they are in."""

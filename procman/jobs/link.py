@@ -146,6 +146,11 @@ class Link:
             self._explicable.append(pid)
             self._wake()
 
+    def look_at_all(self) -> None:
+        """Read all that matters again."""
+        self.feed.sweep()
+        self._wake()
+
     def _wake(self) -> None:
         if self.task is not None:
             self.task.wake()

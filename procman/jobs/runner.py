@@ -239,6 +239,13 @@ class Runner(Desk):
                 said[name] = said.get(name, False) or paused
         return said
 
+    def configure(self, channels: Mapping[str, Channel]) -> None:
+        """Go by these channels from now on; what runs goes on, and what waits goes on waiting."""
+        self.scheduler.configure(channels)
+        for link in self.links.values():
+            link.look_at_all()  # what has failed may hold up others now
+        log.info("%d channels are configured anew", len(channels))
+
     # -- what the arbiter tells ----------------------------------------------------------------------------
 
     def worker_ended(self, pid: int, reason: str) -> None:

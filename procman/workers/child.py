@@ -42,6 +42,7 @@ from procman.core.lifecycle import (
     Published,
     Question,
     Ready,
+    Rechannel,
     Recycle,
     Retire,
     Retiring,
@@ -126,7 +127,7 @@ class Child:
         self.abort_current: Callable[[Reason], None] = self._abort
         # For a job runner, and a cron worker: what they are told and asked.
         self.on_evidence: Callable[[Evidence], None] = lambda evidence: None
-        self.on_told: Callable[[WorkerEnded | Crew], None] = lambda message: None
+        self.on_told: Callable[[WorkerEnded | Crew | Rechannel], None] = lambda message: None
         self.on_question: Callable[[str], str] = lambda question: "{}"
         # A loop of their own is told when other limits apply.
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
@@ -260,7 +261,7 @@ class Child:
                 self.adjust(limits)
             case Evidence():
                 self.on_evidence(message)
-            case WorkerEnded() | Crew():
+            case WorkerEnded() | Crew() | Rechannel():
                 self.on_told(message)
             case Question(number=number, text=text):
                 self._tell(Answer(number=number, text=self.on_question(text)))

@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from procman.core.lifecycle import Crew, WorkerEnded
+from procman.core.lifecycle import Crew, Rechannel, WorkerEnded
 from procman.core.spec import JobrunnerWork
 from procman.jobs.capacity import Capacity
 from procman.jobs.exchange import Target
@@ -57,8 +57,10 @@ def serve(child: Child) -> None:
         runner.close()
 
 
-def _heed(runner: Runner, message: WorkerEnded | Crew) -> None:
+def _heed(runner: Runner, message: WorkerEnded | Crew | Rechannel) -> None:
     match message:
+        case Rechannel(channels=channels):
+            runner.configure({channel.name: channel for channel in channels})
         case WorkerEnded(pid=pid, reason=reason):
             runner.worker_ended(pid, reason)
         case Crew(records=records, threads=threads):

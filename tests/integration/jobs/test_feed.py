@@ -234,3 +234,16 @@ def test_rescue_while_an_equal_job_is_being_made(feed, truth, database):
     thread.join()
     assert results == [[]]
     assert [job.state for job in feed.rescue([attempt])] == ["cancelled"]
+
+
+def test_what_failed_before_holds_up_a_channel_that_becomes_sequential(make_runner, truth):
+    runner = make_runner(channels="root:4")
+    uuid = functions.note.options(channel="strict").delay("a")
+    truth("UPDATE procman.job SET state = 'failed' WHERE uuid = %s", uuid)
+    functions.note.options(channel="strict").delay("b")
+    drive(runner, lambda: runner.scheduler.figures()["root"].waiting == 1)
+    runner.configure(parse("root:4,strict:1:sequential"))
+    drive(runner, lambda: runner.scheduler.figures()["root.strict"].failed == 1)
+    assert truth.states() == {"failed": 1, "pending": 1}
+    runner.configure(parse("root:4"))
+    assert runner.scheduler.figures()["root.strict"].failed == 0

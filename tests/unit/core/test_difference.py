@@ -8,7 +8,8 @@ import pytest
 
 from procman.core import effect as do
 from procman.core import event as ev
-from procman.core.difference import LIVE, ROLLING, Change, change
+from procman.core.channels import Channel
+from procman.core.difference import LIVE, ROLLING, Change, change, with_live_part
 from procman.core.reason import Reason
 from procman.core.spec import HttpWork, Limits, PoolSpec, Reload, Scaling, TcpAddress
 from tests.support.simulation import Kind, World, pool
@@ -44,6 +45,15 @@ def test_every_field_is_one_or_the_other():
 )
 def test_what_it_takes(after, what):
     assert change(pool("p"), after) is what
+
+
+def test_channels_of_a_job_runner_are_changed_live_and_nothing_else_of_its_work():
+    before = pool("p", Kind.JOBRUNNER)
+    other = dataclasses.replace(before.work, channels=(Channel(name="root", capacity=9),))
+    after = dataclasses.replace(before, work=other)
+    assert change(before, after) is Change.LIVE
+    assert with_live_part(before, after) == after
+    assert change(before, dataclasses.replace(after, work=dataclasses.replace(other, reserve=5))) is Change.ROLLING
 
 
 def test_what_has_not_changed_is_left_alone_when_something_else_has():
