@@ -36,7 +36,7 @@ def names(monkeypatch):
 
 def test_there_are_examples():
     assert MODULE.startswith("# shop/jobs.py")
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     assert "def test_" in TEST
 
 
