@@ -94,10 +94,10 @@ class Channel:
                 self.sender = _CREDENTIALS.unpack_from(data)[0]
         return list(fds)
 
-    def ended(self) -> bool:
-        """The other end is gone and nothing is left to be read."""
+    def ended(self, *, wait: bool = False) -> bool:
+        """The other end is gone and nothing is left to be read; ``wait`` until that is so or there is a message."""
         try:
-            self._sock.setblocking(False)
+            self._sock.setblocking(wait)
             return not self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False

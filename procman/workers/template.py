@@ -3,6 +3,10 @@
 A worker is forked twice: the process in between exits at once, so that the worker becomes a child of the
 arbiter (prctl(2), PR_SET_CHILD_SUBREAPER), which watches it by pidfd and outlives this template. The template
 starts no threads and opens no connections; what it has imported is shared with every worker, copy-on-write.
+
+The process in between is there beforehand, and hears the next message in the template's place: forking an application
+of some size takes longer than all else from the death of a worker to its successor. It is a child of the template, dies
+with it, and has no state: when it was killed, another one hears the next message.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from procman.core.spec import CronWork, HttpWork
 from procman.errors import ChannelClosed
 from procman.observe import logs
 from procman.observe.scoreboard import Scoreboard
-from procman.unix.channel import Channel
+from procman.unix.channel import Channel, pair
 from procman.unix.process import die_with_parent
 from procman.workers import boot
 from procman.workers.application import import_modules, load, make_importable
@@ -42,6 +46,7 @@ class Template:
         self._boot = message
         self._parent = parent
         self._channel = channel
+        self._passed_on, self._to_template = (Channel(end, Adjust) for end in pair())
         self._board = Scoreboard(fds[0])
         self._dump_fd = fds[1]
         boot.show_stacks(self._dump_fd, channel)
@@ -70,32 +75,68 @@ class Template:
         encode(Forked(pid=os.getpid()))
         boot.freeze()
         self._channel.send(Ready())
-        while True:
-            received = self._channel.receive(wait=True)
-            if received is None:
-                continue
-            message, fds = received
-            if isinstance(message, Fork):
-                self._fork(message.seat, *fds)
-            elif isinstance(message, Adjust):
-                self._boot = replace(self._boot, pool=replace(self._boot.pool, limits=message.limits))
+        forked = True
+        while not self._channel.ended(wait=not forked):
+            forked = self._have_heard(last_try=not forked)
 
-    def _fork(self, seat: Seat, channel_fd: int, dump_fd: int) -> None:
-        between = None
+    def _have_heard(self, *, last_try: bool) -> bool:
+        """Have a process in between hear one message; false if there could be none, or if somebody has killed it.
+
+        Then it is tried again when there is a message: or we might fork without end, for nothing.
+        """
+        template = os.getpid()
         try:
             between = os.fork()
-            if between == 0:
-                if os.fork():
-                    os._exit(0)
-                self._become_worker(seat, channel_fd, dump_fd)
         except OSError as error:  # too many processes, or no memory for one more: this template goes on
-            Channel.from_fd(os.dup(channel_fd), ToChild).send(Failed(traceback=f"cannot fork: {error}"))
-            if between == 0:
-                os._exit(boot.BOOT_FAILED)
-        os.close(channel_fd)
-        os.close(dump_fd)
-        if between is not None:
-            os.waitpid(between, 0)
+            if last_try:
+                self._hear(error)
+                self._take_over()
+            return False
+        if between == 0:
+            self._be_in_between(template)
+        try:
+            status = os.waitpid(between, 0)[1]
+        except ChildProcessError:  # the application ignores SIGCHLD, or waits for children that are not its
+            status = 0
+        self._take_over()
+        return status == 0
+
+    def _take_over(self) -> None:
+        """Go by what the process in between has passed on."""
+        while (received := self._passed_on.receive()) is not None:
+            limits = received[0].limits
+            self._boot = replace(self._boot, pool=replace(self._boot.pool, limits=limits))
+
+    def _be_in_between(self, template: int) -> NoReturn:
+        try:
+            die_with_parent(signal.SIGKILL, template)
+            self._hear()
+        except ChannelClosed:
+            pass  # the template sees it too
+        except Exception:  # here end the template's frames, for the worker as well
+            log.exception("a process forked by the template failed")
+            os._exit(boot.BOOT_FAILED)
+        os._exit(0)
+
+    def _hear(self, cannot: OSError | None = None) -> None:
+        """Heed the next message: fork a worker, unless that can't be, or pass on what is for the template."""
+        match self._channel.receive(wait=True):
+            case Fork(seat=seat), [channel_fd, dump_fd]:
+                if (why_not := cannot or self._fork(seat, channel_fd, dump_fd)) is not None:
+                    Channel.from_fd(os.dup(channel_fd), ToChild).send(Failed(traceback=f"cannot fork: {why_not}"))
+                os.close(channel_fd)
+                os.close(dump_fd)
+            case Adjust() as message, _:
+                self._to_template.send(message)
+
+    def _fork(self, seat: Seat, channel_fd: int, dump_fd: int) -> OSError | None:
+        try:
+            worker = os.fork()
+        except OSError as error:
+            return error
+        if worker == 0:
+            self._become_worker(seat, channel_fd, dump_fd)
+        return None
 
     def _become_worker(self, seat: Seat, channel_fd: int, dump_fd: int) -> NoReturn:
         channel = Channel.from_fd(channel_fd, ToChild)
@@ -105,7 +146,8 @@ class Template:
             os._exit(0)
         # Until the worker has its own: what is asked for here is meant for another process.
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-        self._channel.close()
+        for end in (self._channel, self._passed_on, self._to_template):
+            end.close()
         os.setsid()
         child = boot.seat_child(self._boot, seat, channel, self._board, dump_fd, self._listeners)
         logs.configure(self._boot.log_format, pool=self._boot.pool.name, worker=seat.name)

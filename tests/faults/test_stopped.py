@@ -10,7 +10,16 @@ import pytest
 
 from tests.support.daemon import Procmand
 from tests.support.traffic import Traffic
-from tests.support.wild import APPLICATION, CONFIGURATION, ask_in_background, busy_worker, is_alive, templates
+from tests.support.wild import (
+    APPLICATION,
+    CONFIGURATION,
+    ask_in_background,
+    busy_worker,
+    children_of,
+    in_between,
+    is_alive,
+    templates,
+)
 
 MODULES = {"app.py": APPLICATION}
 
@@ -83,11 +92,49 @@ def test_a_stopped_template_does_not_keep_a_reload_from_its_end(daemon):
 def test_a_stopped_template_that_is_to_fork_is_replaced(daemon):
     (template,) = templates(daemon)
     os.kill(template, signal.SIGSTOP)
+    # The first one is forked by the process in between that was there already.
+    for name in ("http.1", "http.2"):
+        victim = daemon.worker(name)["pid"]
+        os.kill(victim, signal.SIGKILL)
+        daemon.wait_replaced(name, victim)
+    assert not is_alive(template)
+    assert "the template does not fork any more" in daemon.log
+
+
+def test_a_template_whose_process_in_between_is_stopped_is_replaced_and_leaves_nothing_behind(daemon):
+    (template,) = templates(daemon)
+    between = in_between(daemon, template)
+    os.kill(between, signal.SIGSTOP)
     victim = daemon.worker("http.1")["pid"]
     os.kill(victim, signal.SIGKILL)
     daemon.wait_replaced("http.1", victim)
-    assert not is_alive(template)
     assert "the template does not fork any more" in daemon.log
+    daemon.wait(lambda: not is_alive(template) and not is_alive(between), "the two to go")
+
+
+def test_a_process_in_between_that_is_killed_costs_nothing_and_one_is_not_forked_again_and_again(daemon):
+    (template,) = templates(daemon)
+    between = in_between(daemon, template)
+    for _ in range(3):
+        os.kill(between, signal.SIGKILL)
+        daemon.wait(lambda gone=between: not is_alive(gone), "it to die")
+        victim = daemon.worker("http.1")["pid"]
+        os.kill(victim, signal.SIGKILL)
+        daemon.wait_replaced("http.1", victim)
+        killed, between = between, in_between(daemon, template)
+        assert between != killed
+    assert templates(daemon) == [template]
+    os.kill(between, signal.SIGKILL)
+    daemon.wait(lambda: not children_of(template), "it to be reaped")
+    assert daemon.procmanctl("reload", "http").returncode == 0
+
+
+def test_the_process_in_between_goes_with_its_template(daemon):
+    (template,) = templates(daemon)
+    between = in_between(daemon, template)
+    os.kill(template, signal.SIGKILL)
+    daemon.wait(lambda: not is_alive(between), "it to go")
+    daemon.wait(lambda: len(templates(daemon)) == 1, "another template")
 
 
 def test_a_daemon_that_was_stopped_for_a_while_catches_up(daemon):

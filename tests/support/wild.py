@@ -171,12 +171,28 @@ def templates(daemon):
     return found
 
 
+def in_between(daemon, template):
+    """The process that the template has forked, and which hears its next message."""
+
+    def there():
+        # Asleep: so it waits for a message, and has taken its precautions.
+        return [child for child in children_of(template) if state_of(child) == "S"]
+
+    (pid,) = daemon.wait(there, "the process in between")
+    return pid
+
+
 def is_alive(pid):
     """It is there and no zombie."""
+    return state_of(pid) not in ("Z", None)
+
+
+def state_of(pid):
+    """Its state, as proc(5) abbreviates it; None: it is not there."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except OSError:
-        return False
+        return None
 
 
 def descriptors(pid):
