@@ -16,7 +16,7 @@ import click
 from procman.cli import database as databases
 from procman.cli import jobs_text, names
 from procman.cli.control_command import ControlCommand
-from procman.errors import ControlError
+from procman.errors import ConfigurationError, ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # As in procman.jobs.report, which takes a database driver to import.
 STATES = ("wait_dependencies", "pending", "enqueued", "started", "done", "failed", "cancelled")
+
+READING = 5.0  # seconds: the daemon answers from what it knows, and its runners within two
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -136,6 +138,94 @@ def list_(settings: Settings, /, database: str | None, limit: int, **which: Any)
 def show(settings: Settings, job: str, database: str | None) -> None:
     """All about one job: its progress and result, each attempt with its worker, end and stacks, and its relatives."""
     settings.show(_details(settings, job, database), jobs_text.details)
+
+
+@jobs.command()
+@_job
+@_database
+@click.pass_obj
+def why(settings: Settings, job: str, database: str | None) -> None:
+    """What a job waits for: its time, its turn, a slot of its channel, another job, a worker, the runner.
+
+    The job runners of the daemon are asked, which alone know how full a channel is and who comes first. Where none
+    answers, it is told what the rows say.
+    """
+    from procman.cli import jobs_why
+    from procman.jobs import report
+
+    with databases.opened(settings.config, os.environ, database) as there:
+        name, uuid = _locate(there, job)
+        answers, problems = databases.ask_each(
+            [name], lambda name: (report.details(uuid, name), report.circumstances(name))
+        )
+        details, circumstances = answers.get(name, (None, {}))
+        if details is None:
+            raise ControlError(problems.get(name, f"job {uuid} has just been deleted"))
+        details = {"database": name, **details}
+        runners, problem = _ask_runners(settings, uuid, name) if details["state"] == "pending" else ([], None)
+        reply = jobs_why.compose(details, circumstances, runners, problem)
+        _name_jobs(reply["waits_for"])
+    settings.show(reply, jobs_why.text)
+
+
+def _ask_runners(settings: Settings, uuid: str, database: str) -> tuple[list[dict[str, Any]], str | None]:
+    """What the job runners of the daemon answer, or why they can't be asked."""
+    try:
+        return settings.ask("jobwhy", READING, uuid=uuid, database=database)["runners"], None
+    except (ControlError, ConfigurationError) as error:
+        return [], f"the daemon could not be asked: {error}"
+
+
+def _name_jobs(reasons: Sequence[dict[str, Any]]) -> None:
+    """Put uuids and functions in the place of the ids by which runners know jobs."""
+    from procman.jobs import report
+
+    others = [other for one in reasons for other in _others(one)]
+    for place in {other["database"] for other in others}:
+        ids = [other["key"] for other in others if other["database"] == place and isinstance(other["key"], int)]
+        found, _ = databases.ask_each([place], lambda name, ids=ids: report.named(ids, name))  # type: ignore[misc]
+        for other in others:
+            other.update(found.get(place, {}).get(other["key"], {}) if other["database"] == place else {})
+    for one in reasons:
+        for other in _others(one):
+            if "uuid" in other:
+                where = f", in {other['worker']}" if other["worker"] else ""
+                old = f"{other['key']} of {other['database']}"
+                one["text"] = one["text"].replace(old, f"{other['function']} {other['uuid']}{where}")
+
+
+def _others(reason: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*reason.get("jobs", ()), *reason.get("failed", ()), *([reason["earlier"]] if "earlier" in reason else [])]
+
+
+@jobs.command()
+@click.argument("channels", metavar="[CHANNEL]...", nargs=-1, type=names.CHANNELS)
+@_database
+@click.pass_obj
+def stats(settings: Settings, channels: tuple[str, ...], database: str | None) -> None:
+    """The channels: capacity, how many jobs run, wait and have failed in each, how old the oldest is, how fast it goes.
+
+    The daemon is asked, which has these figures from its job runners, at most a second old. Without it, the rows are
+    counted: then capacities and speeds are not known.
+    """
+    from procman.cli import jobs_stats
+    from procman.core.channels import full_name
+
+    meant = [full_name(channel) for channel in channels]
+    problem = None
+    try:
+        pools = settings.ask("stats", READING)["pools"]
+    except (ControlError, ConfigurationError) as error:
+        pools, problem = {}, str(error)
+    reply = jobs_stats.of_runners(pools, meant, database)
+    if reply is None:
+        from procman.jobs import report
+
+        with databases.opened(settings.config, os.environ, database) as there:
+            rows, problems = databases.ask_each(there, report.by_channel)
+        reply = jobs_stats.of_rows(rows, meant, problems, problem)
+    settings.show(reply, jobs_stats.text)
+    _complain(reply["problems"])
 
 
 def _details(settings: Settings, prefix: str, database: str | None) -> dict[str, Any]:

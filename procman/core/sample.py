@@ -60,7 +60,7 @@ class Sample:
         return None if seconds is None else max(0.0, seconds - self.query_seconds)
 
 
-def quantile(latencies: Sequence[int], share: float) -> float | None:
+def quantile(latencies: Sequence[int], share: float, bounds: Sequence[float] = LATENCY_BOUNDS) -> float | None:
     """Seconds within which this share (0 to 1) of the requests was answered, as far as their classes tell.
 
     None when there was none. Within a class the requests are taken to be spread evenly; of those beyond the last
@@ -68,7 +68,7 @@ def quantile(latencies: Sequence[int], share: float) -> float | None:
     """
     rank = share * sum(latencies)
     lower = 0.0
-    for count, upper in zip(latencies, LATENCY_BOUNDS, strict=False):
+    for count, upper in zip(latencies, bounds, strict=False):
         if count and rank <= count:
             return lower + (upper - lower) * rank / count
         rank -= count

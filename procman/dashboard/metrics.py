@@ -1,17 +1,20 @@
 """Figures in Prometheus' text format (exposition format 0.0.4).
 
-Labels are pool, slot, state and reason: small closed sets. Never a pid, never a URL, because each new value is a new
-series for ever. Of two workers in one slot, during a replacement, the newer one is shown.
+Labels are pool, slot, state and reason, and of jobs their database and channel: small sets. Never a pid, never a URL,
+because each new value is a new series for ever. Of two workers in one slot, during a replacement, the newer one is
+shown.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from procman.core.sample import LATENCY_BOUNDS
 from procman.core.worker import State
+from procman.dashboard import job_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +30,21 @@ Sample = tuple["Mapping[str, str]", float]
 
 def exposition(view: View) -> str:
     """The whole page."""
-    families = [*_daemon(view.arbiter), *_pools(view.pools), *_workers(view.pools)]
-    return "".join([*_text(families), *_latencies(view.pools)])
+    runners = {name: pool["jobs"] for name, pool in view.pools.items() if pool.get("jobs")}
+    families = [
+        *_daemon(view.arbiter),
+        *_pools(view.pools),
+        *_workers(view.pools),
+        *job_metrics.families(runners, time.time()),
+    ]
+    return "".join([*_text(families), *_latencies(view.pools), *_job_times(runners)])
+
+
+def _job_times(runners: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, text, samples in job_metrics.histograms(runners):
+        yield f"# HELP {name} {text}\n# TYPE {name} histogram\n"
+        for suffix, (labels, value) in samples:
+            yield _line(f"{name}{suffix}", labels, value)
 
 
 def _text(families: Iterable[tuple[str, str, str, list[Sample]]]) -> Iterator[str]:

@@ -48,6 +48,17 @@ class Capacity:
         taken = underway + self._users if self._threads == 1 else max(underway, self._busy)
         return min(places, self._most) - taken
 
+    def __str__(self) -> str:
+        """For people: what there is room for."""
+        if not self._automatic:
+            return f"{self._most} jobs may be on their way at once"
+        if self._records is None:
+            return f"{self._most} jobs may be on their way at once, as nobody says how many workers there are"
+        kept = f", of which {self._reserve} kept for users" if self._reserve and len(self._records) > 1 else ""
+        users = f", and {self._users} are busy with users" if self._users else ""
+        threads = f" with {self._threads} threads each" if self._threads > 1 else ""
+        return f"{len(self._records)} workers{threads}{kept}{users}"
+
     @property
     def shared(self) -> bool:
         """Users are being served: room may come without anybody saying so."""

@@ -36,7 +36,8 @@ class Row(NamedTuple):
     """A job's row as it was read; ``wait`` is how long until its eta. The worker is that of its last try.
 
     ``awaited``: others wait for it to be done, as far as the reading has looked for that. ``batch``: with how many in
-    all it may share a request.
+    all it may share a request. ``waited`` is how long its first try had to wait from when it could start, and
+    ``seconds`` how long the last one took, as far as that is known.
     """
 
     key: Key
@@ -52,6 +53,8 @@ class Row(NamedTuple):
     worker_pid: int | None
     awaited: bool = False
     batch: int = 0
+    waited: float | None = None
+    seconds: float | None = None
 
     def job(self, database: str, now: float) -> Job:
         """As the scheduler wants it. Its clock is ours, and the difference is what PostgreSQL says."""
@@ -119,6 +122,13 @@ class Dialect(Protocol):
 
     def paused(self, cr: Any) -> dict[str, bool]:
         """What was said of channels while everything runs: paused, or explicitly not."""
+
+    def find(self, cr: Any, uuid: str) -> Key | None:
+        """The key of the job of this uuid."""
+
+    def resting(self, cr: Any) -> dict[tuple[str, str], int]:
+        """How many jobs there are, by channel and state, that have failed or wait for others."""
+        return {}
 
     def abandoned(self, cr: Any, keys: Sequence[Key]) -> dict[Key, datetime]:
         """Which of these jobs are started and worked on by nobody; with the tries that they are in."""

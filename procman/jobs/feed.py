@@ -210,6 +210,16 @@ class Feed:
         with self._asking.cursor() as cr:
             return self.dialect.abandoned(cr, keys)
 
+    def find(self, uuid: str) -> Key | None:
+        """The key of the job of this uuid."""
+        with self._asking.cursor() as cr:
+            return self.dialect.find(cr, uuid)
+
+    def resting(self) -> dict[tuple[str, str], int]:
+        """How many jobs have failed, or wait for others, by channel and state."""
+        with self._asking.cursor() as cr:
+            return self.dialect.resting(cr)
+
     def paused(self) -> dict[str, bool]:
         """Channels that were paused, or set going, while everything runs."""
         with self._asking.cursor() as cr:

@@ -19,16 +19,17 @@ import psycopg2
 
 from procman.core.restart import Pauses
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
+from procman.jobs.asking import Lookups
 from procman.jobs.deaths import MOST as MOST_DEATHS
 from procman.jobs.dialect import Dead, NoQueue, Offered
 from procman.jobs.exchange import Ending
 from procman.jobs.feed import Feed
 from procman.jobs.leadership import NOBODY
-from procman.jobs.scheduler import ENQUEUED, PENDING, STARTED
+from procman.jobs.scheduler import ENQUEUED, FAILED, PENDING, STARTED
 from procman.jobs.tables import DATABASES_CHANNEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from procman.jobs.deaths import Deaths
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from procman.jobs.exchange import Exchange, Target
     from procman.jobs.feed import Found
     from procman.jobs.hub import Task
+    from procman.jobs.meter import Meter
     from procman.jobs.scheduler import Scheduler
 
 log = logging.getLogger("procman.jobs")
@@ -51,6 +53,7 @@ _OVER = ("done", "cancelled")
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 BEAT_EVERY, BEAT_PATIENCE = 10.0, 5.0
 ABSENT_FOR = 30.0
+_REST_EVERY = 5.0  # for what has failed to be counted again
 
 
 class Desk(Protocol):
@@ -59,6 +62,7 @@ class Desk(Protocol):
     scheduler: Scheduler
     target: Target
     deaths: Deaths
+    meter: Meter
 
     def begin(self, database: str, offers: Sequence[Offered]) -> None:
         """Ask a worker to run a job, or several in one request."""
@@ -115,6 +119,10 @@ class Link:
         self._leaving = False
         self._is_absent = False
         self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
+        self._problem: str | None = None
+        self._lookups = Lookups()
+        self.resting: dict[tuple[str, str], int] = {}
+        self._rest_at = 0.0
 
     # -- for the desk --------------------------------------------------------------------------------------
 
@@ -133,6 +141,24 @@ class Link:
         """A worker has answered, or can't any more."""
         self._ended.update({offered.key: exchange for offered in exchange.offers})
         self._wake()
+
+    def look_up(self, uuid: str, then: Callable[[Key | None], object]) -> None:
+        """Hand ``then`` the key of a job, or None: there is none, or the database can't be asked."""
+        if self.task is None or not self.feed.connected:
+            then(None)
+            return
+        self._lookups.add(uuid, then)
+        self._wake()
+
+    def state(self) -> dict[str, str | None]:
+        """Whether its jobs are started from here, and why not, for people and programs."""
+        if self._problem is not None:
+            state = "absent" if self._is_absent else "down"
+        elif self.standing.leads(monotonic()):
+            state = "leads"
+        else:
+            state = "stands by" if self.standing.other else "starting"
+        return {"state": state, "leader": self.standing.other or None, "problem": self._problem}
 
     def look_after(self, pid: int) -> None:
         """The worker of this pid has ended: look after its jobs now, or, if it has led, after the lease."""
@@ -178,7 +204,7 @@ class Link:
 
     def _serve(self, task: Task) -> None:
         self.feed.connect()
-        self._is_absent = False
+        self._is_absent, self._problem = False, None
         log.info("Database %s: waiting for jobs", self.name)
         self._beat_at = monotonic() + BEAT_EVERY
         while not self._leaving:
@@ -187,6 +213,7 @@ class Link:
             if monotonic() >= self._beat_at:
                 self._beat(task)
             self._take_notices()
+            self._lookups.carry_out(self.feed.find)
             if not (self.standing.leads(monotonic()) and self._work()) and not self.feed.has_notices:
                 task.pause(self._deadline(), self.feed.fileno())
         if self._term is not None:
@@ -198,7 +225,7 @@ class Link:
             return deadline
         if self._watched:
             deadline = min(deadline, self._look_at)
-        return min(deadline, self.feed.deadline)
+        return min(deadline, self.feed.deadline, self._rest_at)
 
     def _absent(self, error: NoQueue) -> float:
         """The database has no such queue: when to look again."""
@@ -206,7 +233,7 @@ class Link:
         self.feed.close()
         told = log.debug if self._is_absent else log.info
         told("Database %s: %s", self.name, error)
-        self._is_absent = True
+        self._is_absent, self._problem = True, str(error)
         return monotonic() + ABSENT_FOR
 
     def _lost(self, error: BaseException) -> float:
@@ -217,6 +244,7 @@ class Link:
         # Ever more seldom: a database that is gone for good would fill the log.
         told = log.debug if self._pauses.failures & (self._pauses.failures - 1) else log.warning
         told("Database %s lost, next try in %.1f s: %s", self.name, pause, _line(error))
+        self._problem = _line(error)
         self._desk.follow()
         return monotonic() + pause
 
@@ -230,6 +258,9 @@ class Link:
         self._watched.clear()
         self._unexplained.clear()
         self._explicable.clear()
+        self._lookups.give_up()
+        self.resting = {}
+        self._rest_at = 0.0
         self._desk.scheduler.remove_database(self.name)
         self._desk.paused(self.name, {})
 
@@ -294,6 +325,9 @@ class Link:
         if self.feed.has_more or now >= self.feed.deadline:
             self._read()
             worked = True
+        if now >= self._rest_at and self.feed.swept:
+            self.resting = self.feed.resting()
+            self._rest_at = now + self.feed.sweep_every
         if worked:
             self._desk.dispatch()
         if self._chosen and self.standing.leads(monotonic()):
@@ -389,6 +423,7 @@ class Link:
     def _rescue(self, dead: Sequence[Dead]) -> None:
         reasons = {each.key: each.reason for each in dead}
         for job in self.feed.rescue(dead):
+            self._desk.meter.rescued[self.database] += 1
             log.warning(
                 "Job %s of database %s found dead with its worker %s (%s; %s) after try %d: %s",
                 job.uuid,
@@ -437,6 +472,9 @@ class Link:
         exchanges, self._ended = self._ended, {}
         found = self.feed.read_now(list(exchanges))
         self._take_rows(found)
+        self._desk.meter.settled(found.rows)
+        if any(row.state == FAILED or row.awaited for row in found.rows):
+            self._rest_at = min(self._rest_at, monotonic() + _REST_EVERY)
         target = self._desk.target
         not_begun = [row for row in found.rows if row.state == ENQUEUED and _is_of(row, exchanges[row.key])]
         if not_begun:
@@ -452,6 +490,7 @@ class Link:
     def _refused(self, offers: Sequence[Offered], first: Exchange) -> None:
         """Jobs that nobody has begun go back as they were; whoever did not take them is left alone for a while."""
         self._take_back([(offered.key, offered.at) for offered in offers])
+        self._desk.meter.refused[first.word] += len(offers)
         told = log.warning if self._desk.target.refused(monotonic()) else log.debug
         told("%d jobs were not taken by %s: %s (%s)", len(offers), self._desk.target, first.detail, first.word)
 

@@ -158,6 +158,23 @@ def details(uuid: str, database: str | None = None) -> dict[str, Any] | None:
     return job
 
 
+def circumstances(database: str | None = None) -> dict[str, Any]:
+    """What the database says to its runners, and which of them leads: ``channels`` and ``leader``."""
+    with signaling.cursor(database) as cr:
+        cr.execute("SELECT name, paused, since, by FROM procman.job_channel ORDER BY name")
+        channels = _dictionaries(cr)
+        cr.execute("SELECT worker, host, since, until > clock_timestamp() AS alive FROM procman.job_leader")
+        leader = _dictionaries(cr)
+    return {"channels": channels, "leader": leader[0] if leader else None}
+
+
+def named(ids: Sequence[int], database: str | None = None) -> dict[int, dict[str, Any]]:
+    """``uuid``, ``function`` and ``worker`` of these jobs, for whom their ids say nothing."""
+    with signaling.cursor(database) as cr:
+        cr.execute("SELECT id, uuid::text, function, worker FROM procman.job WHERE id = ANY(%s)", (list(ids),))
+        return {one.pop("id"): one for one in _dictionaries(cr)}
+
+
 def by_channel(database: str | None = None) -> dict[str, dict[str, Any]]:
     """For each channel that has jobs which are not over, or have failed: how many by state, and the oldest that waits
     for nothing but its turn."""

@@ -21,6 +21,7 @@ from procman.jobs.exchange import Exchange
 from procman.jobs.feed import SWEEP_EVERY
 from procman.jobs.hub import READ, Hub
 from procman.jobs.link import AWAY, Desk, Link
+from procman.jobs.meter import Meter
 from procman.jobs.oca.dialect import QueueJob
 from procman.jobs.scheduler import Scheduler
 from procman.jobs.tables import Tables
@@ -70,6 +71,7 @@ class Runner(Desk):
         self.target = target
         self.capacity = Capacity() if capacity is None else capacity
         self.deaths = Deaths()
+        self.meter = Meter()
         self._worker = worker
         self.links: dict[str, Link] = {}
         self._sweep_every = sweep_every
@@ -172,7 +174,7 @@ class Runner(Desk):
         now = monotonic()
         if self.target.closed_until > now:
             return
-        room = self.capacity.room(self._underway + sum(link.starting for link in self.links.values()))
+        room = self.room()
         # Others than our own workers know nothing of several jobs in a request.
         most = MOST_BATCH if self.target.own else 1
         while room > 0 and (jobs := self.scheduler.next_batch(now, most)):
@@ -180,6 +182,15 @@ class Runner(Desk):
             room -= 1
         # Users come and go without a word, so it is looked for room again and again, while something waits for it.
         self._blocked = room <= 0 and self.capacity.shared and self.scheduler.figures()[ROOT].waiting > 0
+
+    def room(self) -> int:
+        """How many more requests can be made, as far as there are workers for them."""
+        return self.capacity.room(self.underway)
+
+    @property
+    def underway(self) -> int:
+        """How many requests there are that workers have not answered yet, or are about to get."""
+        return self._underway + sum(link.starting for link in self.links.values())
 
     def begin(self, database: str, offers: Sequence[Offered]) -> None:
         for offered in offers:

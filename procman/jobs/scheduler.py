@@ -229,6 +229,11 @@ class Scheduler:
             return None if job is None else Explanation(job=job)
         return explain(self._tree, job, self._tree.databases[database].waiting[job.id], now)
 
+    @property
+    def tree(self) -> Tree:
+        """For who looks at all that waits (`procman.jobs.census`)."""
+        return self._tree
+
     # -- what to do ----------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Job | None:

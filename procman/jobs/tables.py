@@ -31,7 +31,15 @@ _COLUMNS = """
 # Who has been tried before is tried alone: one that kills its worker is not to take the others' tries with it for ever.
 _BATCH = "CASE attempt WHEN 0 THEN coalesce(batch, 0) ELSE 0 END"
 _AWAITED = "EXISTS (SELECT FROM procman.job_dependency WHERE parent = job.id)"
-_BY_KEY = f"SELECT {_COLUMNS}, {_AWAITED}, {_BATCH} FROM procman.job WHERE id = ANY(%s)"
+_TIMES = """
+    CASE WHEN attempt = 1 THEN extract(epoch FROM date_started - greatest(date_created, eta))::float8 END, exec_time
+"""
+_BY_KEY = f"SELECT {_COLUMNS}, {_AWAITED}, {_BATCH}, {_TIMES} FROM procman.job WHERE id = ANY(%s)"
+_RESTING = """
+    SELECT channel, 'failed', count(*) FROM procman.job WHERE phase = 'failed' GROUP BY channel
+    UNION ALL
+    SELECT channel, 'wait_dependencies', count(*) FROM procman.job WHERE phase = 'waiting' GROUP BY channel
+"""
 _LIVE = f"""
     SELECT {_COLUMNS}, false, {_BATCH} FROM procman.job
     WHERE id BETWEEN %s AND %s AND phase = 'live' ORDER BY id LIMIT %s
@@ -92,6 +100,15 @@ class Tables(Dialect):
     def paused(self, cr: Any) -> dict[str, bool]:
         cr.execute(_PAUSED)
         return dict(cr.fetchall())
+
+    def find(self, cr: Any, uuid: str) -> Key | None:
+        cr.execute("SELECT id FROM procman.job WHERE uuid = %s", (uuid,))
+        row = cr.fetchone()
+        return None if row is None else int(row[0])
+
+    def resting(self, cr: Any) -> dict[tuple[str, str], int]:
+        cr.execute(_RESTING)
+        return {(channel, state): jobs for channel, state, jobs in cr.fetchall()}
 
     def abandoned(self, cr: Any, keys: Sequence[Key]) -> dict[Key, datetime]:
         cr.execute(_ABANDONED, (list(keys),))

@@ -128,7 +128,7 @@ class Child:
         # For a job runner, and a cron worker: what they are told and asked.
         self.on_evidence: Callable[[Evidence], None] = lambda evidence: None
         self.on_told: Callable[[WorkerEnded | Crew | Rechannel], None] = lambda message: None
-        self.on_question: Callable[[str], str] = lambda question: "{}"
+        self.on_question: Callable[[str, Callable[[str], object]], None] = lambda question, reply: None
         # A loop of their own is told when other limits apply.
         self.limits_changed: Callable[[Limits], None] = lambda limits: None
         self._go_by(limits)
@@ -264,7 +264,7 @@ class Child:
             case WorkerEnded() | Crew() | Rechannel():
                 self.on_told(message)
             case Question(number=number, text=text):
-                self._tell(Answer(number=number, text=self.on_question(text)))
+                self.on_question(text, lambda answer: self._tell(Answer(number=number, text=answer)))
             case Ping():
                 self.record.beat()
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from procman.core.lifecycle import Crew, Rechannel, WorkerEnded
 from procman.core.spec import JobrunnerWork
+from procman.jobs.asking import answer
 from procman.jobs.capacity import Capacity
 from procman.jobs.exchange import Target
+from procman.jobs.figures import Figures
 from procman.jobs.runner import Runner
 from procman.jobs.vacuum import Ages
 from procman.workers.boot import executed, run
@@ -39,6 +41,8 @@ def serve(child: Child) -> None:
     runner = Runner(channels, target, capacity=capacity, ages=ages, worker=child.name, queues=work.queues)
     child.on_evidence = lambda evidence: runner.deaths.condemned(evidence.pid, evidence.reason, evidence.text)
     child.on_told = partial(_heed, runner)
+    child.on_question = partial(answer, runner)
+    figures = Figures(runner)
     child.ready()
     worked = 0.0
     try:
@@ -52,7 +56,9 @@ def serve(child: Child) -> None:
                 return
             runner.turn()
             child.record.beat()
-            runner.wait(child.wake_fds, _seconds_left(child))
+            if (said := figures.due(monotonic())) is not None:
+                child.publish(said)
+            runner.wait(child.wake_fds, min(_seconds_left(child), figures.seconds_left(monotonic())))
     finally:
         runner.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
@@ -82,6 +83,7 @@ class JobRunner:
         self, directory: Path, url: str, *addresses: Address, channels: str = "root:4", target_url: str | None = None
     ) -> None:
         ours, theirs = pair()
+        self.figures: dict[str, Any] = {}
         self.channel = Channel(ours, say.FromChild)
         self.log_path = directory / "runner.log"
         self.board = Scoreboard.create(str(directory / "board"), 1)
@@ -113,14 +115,17 @@ class JobRunner:
         os.close(memfd)
 
     def next_message(self, seconds: float = 30) -> Any:
-        """The next message, None at the end of the channel."""
-        assert select.select([self.channel], [], [], seconds)[0], self.log()
-        try:
-            received = self.channel.receive()
-        except ChannelClosed:
-            return None
-        assert received is not None
-        return received[0]
+        """The next message, None at the end of the channel; of its figures, the last ones are kept in ``figures``."""
+        while True:
+            assert select.select([self.channel], [], [], seconds)[0], self.log()
+            try:
+                received = self.channel.receive()
+            except ChannelClosed:
+                return None
+            assert received is not None
+            if not isinstance(received[0], say.Published):
+                return received[0]
+            self.figures = json.loads(received[0].text)
 
     def wait_until_ready(self) -> None:
         message = self.next_message()

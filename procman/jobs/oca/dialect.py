@@ -101,6 +101,9 @@ class QueueJob(Dialect):
         # uuid has no unique index.
         return list({row.key: row for row in reversed(rows)}.values())
 
+    def find(self, cr: Any, uuid: str) -> Key | None:
+        return uuid if self._rows(cr, sql.BY_KEY, [uuid]) else None
+
     def live(self, cr: Any, span: Span, most: int) -> list[Row]:
         if span.first == 0:
             cr.execute(sql.LIVE_IDS)

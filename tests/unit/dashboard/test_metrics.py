@@ -99,3 +99,51 @@ def test_every_line_is_a_comment_or_a_sample_and_none_has_a_pid_or_a_url():
     for line in shown:
         assert line.startswith(("# HELP procman_", "# TYPE procman_")) or SAMPLE.fullmatch(line), line
     assert not any("471" in line or "/secret" in line for line in shown)
+
+
+FIGURES = {
+    "at": 100.0, "since": 40.0, "lag": 0.5,
+    "target": {"address": "127.0.0.1:1", "open": False},
+    "databases": {"a": {"state": "leads"}, "b": {"state": "down"}, "c": {"state": "stands by"}},
+    "channels": {
+        "root": {"capacity": 4, "running": 1, "waiting": 2, "paused": False},
+        "root.x": {"capacity": None, "running": 0, "waiting": 0, "paused": True},
+    },
+    "jobs": [["a", "root", "pending", 2, 1.0], ["a", "root", "running", 1, None]],
+    "ended": {"root": {"done": 7}}, "rescued": {"a": 3}, "refused": {"broken": 2},
+    "bounds": [0.5, 1.0], "times": {"root": {
+        "waited": {"counts": [1, 0, 2], "seconds": 9.5}, "ran": {"counts": [0, 3, 0], "seconds": 2.0},
+    }},
+}  # fmt: skip
+
+
+def test_jobs_as_their_runners_tell():
+    shown = lines(run=pool(jobs=FIGURES), other=pool(jobs=None))
+    assert {
+        'procman_jobs{pool="run",db="a",channel="root",state="pending"} 2',
+        'procman_jobs_channel_capacity{pool="run",channel="root"} 4.0',
+        'procman_jobs_channel_paused{pool="run",channel="root.x"} 1.0',
+        'procman_jobs_db_up{pool="run",db="a"} 1.0',
+        'procman_jobs_db_up{pool="run",db="b"} 0.0',
+        'procman_jobs_db_up{pool="run",db="c"} 1.0',
+        'procman_jobs_leader{pool="run",db="a"} 1.0',
+        'procman_jobs_leader{pool="run",db="c"} 0.0',
+        'procman_jobs_ended_total{pool="run",channel="root",outcome="done"} 7',
+        'procman_jobs_rescued_total{pool="run",db="a"} 3',
+        'procman_jobs_http_errors_total{pool="run",reason="broken"} 2',
+        'procman_jobs_target_open{pool="run"} 0.0',
+        'procman_jobs_loop_lag_seconds{pool="run"} 0.5',
+        'procman_jobs_dispatch_seconds_bucket{pool="run",channel="root",le="0.5"} 1',
+        'procman_jobs_dispatch_seconds_bucket{pool="run",channel="root",le="+Inf"} 3',
+        'procman_jobs_dispatch_seconds_sum{pool="run",channel="root"} 9.5',
+        'procman_jobs_run_seconds_count{pool="run",channel="root"} 3',
+    } <= set(shown)
+    assert not any(line.startswith('procman_jobs_channel_capacity{pool="run",channel="root.x"}') for line in shown)
+    (age,) = [line for line in shown if line.startswith("procman_jobs_oldest_pending_seconds{")]
+    assert float(age.rpartition(" ")[2]) > 1e9
+    for line in shown:
+        assert line.startswith(("# HELP procman_", "# TYPE procman_")) or SAMPLE.fullmatch(line), line
+
+
+def test_without_a_runner_there_is_nothing_about_jobs():
+    assert not any("procman_jobs" in line for line in lines(web=pool()))
