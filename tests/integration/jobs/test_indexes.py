@@ -31,7 +31,7 @@ def statements(truth):
         "failed ones that hold up others": (tables._FAILED_CHANNELS, (), "job_failed"),
         "who waits for nothing any more": (steering._RELEASE_ALL, {"last": 0, "most": 1000}, "job_waiting"),
         "offering": (states._OFFER, (pending, "token"), "job_pkey"),
-        "beginning": (states._START, ("http.1", "host", 1, enqueued["uuid"]), "job_uuid_key"),
+        "beginning": (states._START, ("http.1", "host", 1, [enqueued["uuid"]]), "job_uuid_key"),
         "an equal job": (enqueue._TWIN, ("k7",), "job_identity"),
     }
 
