@@ -105,8 +105,8 @@ class Dialect(Protocol):
     def fields(self, database: str) -> str:
         """What a request for a job of this database has in its head beside the usual; each line with its end."""
 
-    def understand(self, payload: str) -> Span | Key | None:
-        """Which rows a notice is about."""
+    def understand(self, payload: str) -> Span | Row | Key | None:
+        """Which rows a notice is about; the row itself, if it has been told whole."""
 
     def by_key(self, cr: Any, keys: Sequence[Key]) -> list[Row]:
         """These rows, in whatever state; those that are no longer there are left out."""

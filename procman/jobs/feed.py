@@ -11,14 +11,14 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from procman.jobs.dialect import Span
+from procman.jobs.dialect import Row, Span
 from procman.jobs.leadership import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued, Row
+    from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued
     from procman.jobs.leadership import Standing
 
 BATCH = 500
@@ -28,11 +28,12 @@ _ALL = Span(0, 2**63 - 1)
 
 
 class Found(NamedTuple):
-    """A batch: rows, and keys that were looked for and are no longer there."""
+    """A batch: rows, and keys that were looked for and are no longer there. ``told``: by notices, as they once were."""
 
     rows: list[Row]
     gone: list[Key]
     first_sweep: bool = False
+    told: bool = False
 
 
 class Feed:
@@ -45,6 +46,7 @@ class Feed:
         self.sweep_every = sweep_every
         self._listening: Any = None
         self._asking: Any = None
+        self._told: list[Row] = []  # new ones, by notices
         self._keys: set[Key] = set()
         self._spans: deque[Span] = deque()
         self._sweep: int | None = None  # the id up to which this sweep has come
@@ -91,6 +93,7 @@ class Feed:
 
     def begin(self) -> None:
         """Look at everything, from the beginning: what is committed after the look is notified."""
+        self._told.clear()
         self._keys.clear()
         self._spans.clear()
         self.swept = False
@@ -99,7 +102,7 @@ class Feed:
     @property
     def has_more(self) -> bool:
         """Whether `read` has something to do at once."""
-        return bool(self._keys or self._spans or self._sweep is not None)
+        return bool(self._told or self._keys or self._spans or self._sweep is not None)
 
     @property
     def has_notices(self) -> bool:
@@ -126,6 +129,8 @@ class Feed:
                 others.append(notice.payload if notice.channel == self.dialect.notices else notice.channel)
             elif notice.pid == ours:
                 continue
+            elif isinstance(about, Row):
+                self._told.append(about)
             elif isinstance(about, Span):
                 self._spans.append(about)
             else:
@@ -142,6 +147,9 @@ class Feed:
         if not self.swept:
             # First what runs, which takes room, and then the oldest: so even at the start the order is nearly right.
             return self._read_sweep(known, failed_matter)
+        if self._told:
+            told, self._told = self._told, []
+            return Found(told, [], told=True)
         if self._keys:
             return self.read_now([self._keys.pop() for _ in range(min(BATCH, len(self._keys)))])
         if self._spans:

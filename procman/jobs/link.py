@@ -348,8 +348,8 @@ class Link:
         now = monotonic()
         orphans = []
         for row in found.rows:
-            if row.state == PENDING and row.key in self._chosen_keys:
-                continue  # chosen while it was being read
+            if row.state == PENDING and self._is_older(row, found):
+                continue
             self._desk.scheduler.put(row.job(self.name, now))
             underway = self._desk.is_underway(self.name, row.key)
             if row.state == STARTED:
@@ -368,6 +368,10 @@ class Link:
             # enqueued anew: it runs once in either case.
             log.info("Database %s: %d jobs that were on their way are offered again", self.name, len(orphans))
             self._take_back([(row.key, row.date_enqueued) for row in orphans])
+
+    def _is_older(self, row: Row, found: Found) -> bool:
+        """More is known of the job than the row says: it was chosen while that was being read, or told."""
+        return row.key in self._chosen_keys or (found.told and self._desk.scheduler.get(self.name, row.key) is not None)
 
     def _release_children(self, found: Found) -> None:
         """Only the runner does: it looks at each job that is over anyway, and later than at its commit."""

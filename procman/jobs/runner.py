@@ -29,7 +29,7 @@ from procman.jobs.vacuum import EVERY as TIDY_EVERY
 from procman.jobs.vacuum import Housekeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from procman.core.channels import Channel
     from procman.jobs.dialect import Dialect, Key, Offered
@@ -81,6 +81,8 @@ class Runner(Desk):
         self._underway = 0
         self._paused: dict[str, dict[str, bool]] = {}
         self._blocked = False
+        self._awake = False
+        self._wake_fds: tuple[int, ...] = ()
         self._follower = self._hub.spawn(self._follow_names)
         if ages is not None:
             self._hub.spawn(Housekeeper(self.links, ages, tidy_every).run)
@@ -93,21 +95,28 @@ class Runner(Desk):
             exchange.close()
         self._hub.close()
 
-    def turn(self) -> None:
-        """Do what there is to do now."""
-        self.dispatch()
-        self._hub.run()
+    def turn(self, wake_fds: tuple[int, ...] = (), most: float = _MOST_WAIT) -> bool:
+        """Wait until there is something to do, for so many seconds at most, and do it.
 
-    def wait(self, wake_fds: Iterable[int], most: float = _MOST_WAIT) -> None:
-        """Wait until `turn` has something to do, or one of ``wake_fds`` is readable; and do some of it already."""
+        Whether one of ``wake_fds`` was readable, which may be closed before the next turn if it is not among them then.
+        """
+        if wake_fds != self._wake_fds:
+            self._watch(wake_fds)
+        self._awake = False
+        self.dispatch()
         now = monotonic()
-        until = min(now + most, self._next_start(now))
-        fds = tuple(wake_fds)
-        for fd in fds:
-            self._hub.watch(fd, READ, _nothing)
-        self._hub.run(until - now)
-        for fd in fds:
+        self._hub.run(min(now + most, self._next_start(now)) - now)
+        return self._awake
+
+    def _watch(self, wake_fds: tuple[int, ...]) -> None:
+        for fd in self._wake_fds:
             self._hub.unwatch(fd)
+        self._wake_fds = wake_fds
+        for fd in wake_fds:
+            self._hub.watch(fd, READ, self._wake)
+
+    def _wake(self) -> None:
+        self._awake = True
 
     @property
     def worked(self) -> float:
@@ -264,7 +273,3 @@ class Runner(Desk):
         self.deaths.ended(pid, reason)
         for link in self.links.values():
             link.look_after(pid)
-
-
-def _nothing() -> None:
-    """Being woken is all."""

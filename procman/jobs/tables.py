@@ -14,6 +14,7 @@ from procman.jobs import states, steering, vacuum
 from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued, Row, Span
 from procman.jobs.leadership import CHANNEL as LEADER_CHANNEL
 from procman.jobs.leadership import Lease
+from procman.jobs.scheduler import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from procman.jobs.vacuum import Ages
 
 NOTIFY_CHANNEL = "procman_job"
+_TOLD = 3  # priority, moment of creation and channel of a job that came alone
 DATABASES_CHANNEL = "procman_databases"  # notified by who has made one, or knows that one has been made
 
 _COLUMNS = """
@@ -78,11 +80,17 @@ class Tables(Dialect):
     def fields(self, database: str) -> str:
         return ""
 
-    def understand(self, payload: str) -> Span | Key | None:
-        first, _, last = payload.partition(" ")
-        if not (first.isdigit() and last.isdigit()):
+    def understand(self, payload: str) -> Span | Row | Key | None:
+        numbers, told = payload.split(" ", 4)[:2], payload.split(" ", 4)[2:]
+        if len(numbers) < 2 or not all(number.isdigit() for number in numbers):
             return None
-        return int(first) if first == last else Span(int(first), int(last))
+        first, last = map(int, numbers)
+        if first != last:
+            return Span(first, last)
+        if len(told) < _TOLD:
+            return first
+        priority, created, channel = told
+        return Row(first, first, PENDING, channel, int(priority), float(created), None, None, None, None, None)
 
     def by_key(self, cr: Any, keys: Sequence[Key]) -> list[Row]:
         return _rows(cr, _BY_KEY, list(keys))

@@ -45,20 +45,21 @@ def serve(child: Child) -> None:
     figures = Figures(runner)
     child.ready()
     worked = 0.0
+    awake = True
     try:
         while True:
-            child.attend()
+            if awake:
+                child.attend()
             if child.retiring is None:
                 worked, before = runner.worked, worked
                 child.check_between(worked - before)
             if child.retiring is not None:
                 runner.leave()
                 return
-            runner.turn()
             child.record.beat()
             if (said := figures.due(monotonic())) is not None:
                 child.publish(said)
-            runner.wait(child.wake_fds, min(_seconds_left(child), figures.seconds_left(monotonic())))
+            awake = runner.turn(child.wake_fds, min(_seconds_left(child), figures.seconds_left(monotonic())))
     finally:
         runner.close()
 

@@ -27,3 +27,21 @@ $$;
 
 CREATE TRIGGER job_channel_notify AFTER INSERT OR UPDATE OR DELETE ON procman.job_channel
     FOR EACH STATEMENT EXECUTE FUNCTION procman.job_channel_notify();
+
+-- A job that comes alone and may run at once, as most do, is told whole, so that nobody has to read it first:
+-- "id id priority created channel".
+CREATE OR REPLACE FUNCTION procman.job_notify_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    notice text := (
+        SELECT min(id) || ' ' || max(id) || CASE
+            WHEN count(*) = 1 AND min(eta) IS NULL AND min(batch) IS NULL AND length(min(channel)) < 500
+            THEN ' ' || min(priority) || ' ' || extract(epoch FROM min(date_created)) || ' ' || min(channel)
+            ELSE '' END
+        FROM inserted WHERE state = 'pending');
+BEGIN
+    IF notice IS NOT NULL THEN
+        PERFORM pg_notify('procman_job', notice);
+    END IF;
+    RETURN NULL;
+END
+$$;

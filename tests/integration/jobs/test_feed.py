@@ -12,7 +12,7 @@ import pytest
 from procman import signaling
 from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec
-from procman.jobs.dialect import Dead, Rescued
+from procman.jobs.dialect import Dead, Rescued, Span
 from procman.jobs.exchange import Target
 from procman.jobs.feed import Feed
 from procman.jobs.runner import Runner
@@ -61,8 +61,7 @@ def drive(runner, condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        runner.turn()
-        runner.wait((), 0.02)
+        runner.turn(most=0.02)
 
 
 def test_a_notice_that_is_lost_is_made_up_for(workers, make_runner, truth):
@@ -247,3 +246,40 @@ def test_what_failed_before_holds_up_a_channel_that_becomes_sequential(make_runn
     assert truth.states() == {"failed": 1, "pending": 1}
     runner.configure(parse("root:4"))
     assert runner.scheduler.figures()["root.strict"].failed == 0
+
+
+def test_a_job_that_comes_alone_is_told_whole(truth, database):
+    """As it would be read, so that it need not be."""
+    told = Feed(database, Tables())
+    told.connect()
+    try:
+        assert told.claim().until
+        told.begin()
+        while told.has_more:
+            told.read((), None)
+        for job in (functions.note.options(channel="root.a b", priority=-3), functions.note):
+            job.delay("x")
+        rows = []
+        while len(rows) < 2:
+            told.take_notices()
+            rows += told.read((), None).rows
+        for row in rows:
+            (read,) = told.read_now([row.key]).rows
+            assert row.job(database, 0.0) == read.job(database, 0.0)
+        assert [row.channel for row in rows] == ["root.a b", "root"]
+    finally:
+        told.close()
+
+
+def test_what_can_not_be_told_is_read(truth, database):
+    feed = Feed(database, Tables())
+    for payload, about in (
+        ("3 3", 3),
+        ("3 9", Span(3, 9)),
+        ("3 3 10 1.5", 3),
+        ("channels", None),
+        ("", None),
+        ("a b", None),
+        ("1 x", None),
+    ):
+        assert feed.dialect.understand(payload) == about

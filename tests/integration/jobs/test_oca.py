@@ -110,8 +110,7 @@ def drive(runner, condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        runner.turn()
-        runner.wait((), 0.02)
+        runner.turn(most=0.02)
 
 
 def drive_for(runner, seconds):

@@ -117,8 +117,7 @@ def test_by_the_runner_while_it_runs(old, truth):
     def serve():
         runner = Runner(parse("root:1"), Target((), url="http://127.0.0.1:9/"), ages=AGES, tidy_every=0.05)
         while not over.is_set():
-            runner.turn()
-            runner.wait((), 0.05)
+            runner.turn(most=0.05)
         runner.close()
 
     thread = threading.Thread(target=serve)
