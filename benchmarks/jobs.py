@@ -30,6 +30,7 @@ from benchmarks.queues import (
     PgqueuerBatches,
     Procman,
     ProcmanBatches,
+    ProcmanOca,
     Procrastinate,
     Queue,
     environment,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Figures = dict[str, list[float]]
 
+RUNNERS: tuple[type[Queue], ...] = (Procman, ProcmanOca, Oca)
 MOST_RESCUE = 90.0
 
 
@@ -95,7 +97,7 @@ def latency(options: argparse.Namespace) -> None:
     """Commit → the job is asked for, and begun; one job at a time."""
     begun: Figures = {}
     asked: Figures = {}
-    with running(options, (Procman, Oca, Procrastinate, Pgqueuer)) as queues:
+    with running(options, (*RUNNERS, Procrastinate, Pgqueuer)) as queues:
         for _ in range(options.commits):
             for queue in queues:
                 _, committed = queue.produce()
@@ -114,7 +116,7 @@ def throughput(options: argparse.Namespace) -> None:
     """2,000 jobs in one commit."""
     rates: Figures = {}
     costs: Figures = {}
-    kinds = (Procman, ProcmanBatches, Oca, Procrastinate, Pgqueuer, PgqueuerBatches)
+    kinds = (*RUNNERS, ProcmanBatches, Procrastinate, Pgqueuer, PgqueuerBatches)
     with running(options, kinds) as queues:
         for _ in range(options.rounds):
             for queue in queues:
@@ -136,7 +138,7 @@ def big_commit(options: argparse.Namespace) -> None:
     """20,000 jobs in one commit: until the first one is begun."""
     first: Figures = {}
     for _ in range(max(1, options.rounds // 2)):
-        with running(options, (Procman, Oca, Procrastinate, Pgqueuer)) as queues:
+        with running(options, (*RUNNERS, Procrastinate, Pgqueuer)) as queues:
             for queue in queues:
                 _, committed = queue.produce(20_000)
                 marks = queue.wait_begun(1, every=0.005)
@@ -151,7 +153,7 @@ def urgent(options: argparse.Namespace) -> None:
     """30 urgent jobs, each committed while 5,000 others wait."""
     took: Figures = {}
     for _ in range(max(1, options.rounds // 2)):
-        with running(options, (Procman, Oca, Procrastinate, Pgqueuer)) as queues:
+        with running(options, (*RUNNERS, Procrastinate, Pgqueuer)) as queues:
             for queue in queues:
                 queue.produce(5_000)
                 queue.wait_begun(20, every=0.005)
@@ -176,7 +178,7 @@ def million(options: argparse.Namespace) -> None:
     load: dict[str, float] = {}
     first: dict[str, float] = {}
     memory: dict[str, float] = {}
-    for kind in (Procman, Oca):
+    for kind in RUNNERS:
         with directory_with() as directory:
             queue = kind(options.peers, directory, options.server)
             queue.fill(options.many)
@@ -209,7 +211,7 @@ def _until_idle(pid: int) -> float:
 def rescue(options: argparse.Namespace) -> None:
     """kill -9 of the worker of a job → the job is begun again; nothing else to do."""
     found: Figures = {}
-    with running(options, (Procman, Oca, Procrastinate, Pgqueuer), processes=2) as queues:
+    with running(options, (*RUNNERS, Procrastinate, Pgqueuer), processes=2) as queues:
         killed = {}
         for queue in queues:
             queue.produce(seconds=300)

@@ -215,6 +215,12 @@ class Queue:
                 raise RuntimeError(f"{self.name}: ended with {process.returncode}\n{self.log()}")
 
 
+def runner_of(daemon: int) -> int | None:
+    """The job runner of a procmand."""
+    found = [pid for pid in children(daemon) if "workers.jobrunner" in command_line(pid)]
+    return found[0] if found else None
+
+
 class Procman(Queue):
     """procmand with an http pool and a jobrunner pool."""
 
@@ -288,8 +294,7 @@ target = "http"
             time.sleep(0.05)
 
     def runner(self) -> int | None:
-        found = [pid for pid in children(self._daemon.pid) if "workers.jobrunner" in command_line(pid)]
-        return found[0] if found else None
+        return runner_of(self._daemon.pid)
 
     def fill(self, count: int) -> None:
         self.execute(
@@ -399,6 +404,32 @@ QueueJobRunner.from_environ_or_config().run()
     def stop(self) -> None:
         super().stop()
         self.listener.close()
+
+
+class ProcmanOca(Oca):
+    """procman's runner in place of queue_job's, with the same tables and the same workers."""
+
+    name = "queue_job (procman)"
+    configuration = """
+[database]
+url = "{url}"
+[pools.jobrunner]
+kind = "jobrunner"
+channels = "root:{workers}"
+url = "http://127.0.0.1:{port}"
+"""
+
+    def start(self, processes: int = 1) -> None:
+        self.start_workers()
+        values = {"url": self.url, "workers": WORKERS, "port": self.listener.getsockname()[1]}
+        (self.directory / "procman.toml").write_text(self.configuration.format(**values))
+        self._daemon = self.run(str(self.peers / "bin/procmand"), "-c", "procman.toml")
+        while self.runner() is None:
+            self._check()
+            time.sleep(0.05)
+
+    def runner(self) -> int | None:
+        return runner_of(self._daemon.pid)
 
 
 class Procrastinate(Queue):
