@@ -107,7 +107,7 @@ class Batch:
     def _one(self, unit: Unit, attempt: Attempt) -> None:
         began = monotonic()
         try:
-            with unit.savepoint(), working_on(Current(self._database, attempt)):
+            with unit.next_savepoint(), working_on(Current(self._database, attempt)):
                 result = stored(_call(attempt))
             seconds = monotonic() - began
         except Exception as error:

@@ -32,6 +32,8 @@ log = logging.getLogger("procman.signaling")
 
 T = TypeVar("T")
 
+_NEXT_SAVEPOINT = "RELEASE SAVEPOINT procman; SAVEPOINT procman"
+
 _current: ContextVar[Unit | None] = ContextVar("procman_unit", default=None)
 
 
@@ -102,6 +104,7 @@ class Unit:
         self.registry: Any = MISSING  # the registry this unit has met: it does not change under its feet
         self._wrote = False
         self._clean_at = 0
+        self._saved_at = -1  # queries that there had been when `next_savepoint` made one
         self._before_commit: list[Callable[[Cursor], None]] = []
         self._after_commit: list[Callable[[], None]] = []
 
@@ -152,6 +155,28 @@ class Unit:
             raise
         if not self._ended:
             execute(connection, "RELEASE SAVEPOINT procman")
+
+    @contextmanager
+    def next_savepoint(self) -> Iterator[None]:
+        """`savepoint` for blocks that follow each other: a message for each, and none after one that sent nothing.
+
+        A block that leaves an aborted transaction behind, and no exception, gets psycopg2's InFailedSqlTransaction.
+        """
+        connection = self.connection()
+        if self._saved_at != self.queries:
+            execute(connection, "SAVEPOINT procman" if self._saved_at < 0 else _NEXT_SAVEPOINT)
+            self._saved_at = self.queries
+        before = self._position()
+        try:
+            yield
+            if not self._ended and connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+                raise psycopg2.errors.InFailedSqlTransaction("an earlier error has aborted the transaction")
+        except Exception:
+            if not self._ended and not connection.closed:
+                execute(connection, "ROLLBACK TO SAVEPOINT procman")
+                self._rewind(*before)
+                self._saved_at = self.queries
+            raise
 
     def before_commit(self, hook: Callable[[Cursor], None]) -> None:
         """Call ``hook`` with a cursor of the transaction just before it commits; an exception rolls it back."""

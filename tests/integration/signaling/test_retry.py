@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from contextlib import contextmanager
 
@@ -280,3 +281,53 @@ def test_a_frameworks_own_error_is_seen_through():
     wrapped.__cause__ = DeadlockDetected()
     assert retry.lost_against_another(wrapped)
     assert not retry.lost_against_another(OperationalError())
+
+
+# -- blocks one after the other -------------------------------------------------------------------------------
+
+
+def test_each_of_several_blocks_is_undone_alone(configured, truth):
+    with signaling.unit() as unit:
+        with unit.next_savepoint():
+            write(1)
+        with undone(unit.next_savepoint()):
+            write(2)
+        assert read() == 1
+        with undone(unit.next_savepoint()):
+            write(3)
+        with unit.next_savepoint():
+            assert read() == 1
+            write(4)
+        with undone(unit.next_savepoint()):
+            pass
+        with unit.next_savepoint(), undone(procman.transaction()):
+            write(5)
+    assert truth() == 4
+
+
+def _write_and_swallow_an_error():
+    write(2)
+    with contextlib.suppress(psycopg2.Error):
+        read("SELECT 1 / 0")
+
+
+def test_a_block_that_leaves_an_aborted_transaction_is_told_so_and_undone(configured, truth):
+    with signaling.unit() as unit:
+        with unit.next_savepoint():
+            write(1)
+        with pytest.raises(psycopg2.errors.InFailedSqlTransaction), unit.next_savepoint():
+            _write_and_swallow_an_error()
+        assert read() == 1
+    assert truth() == 1
+
+
+def test_what_a_block_that_is_undone_has_invalidated_and_hooked_is_forgotten(configured):
+    called = []
+    with signaling.unit() as unit:
+        with unit.next_savepoint():
+            unit.after_commit(lambda: called.append("first"))
+        with undone(unit.next_savepoint()):
+            procman.invalidate("prices")
+            unit.after_commit(lambda: called.append("second"))
+        assert not unit.has_invalidated("prices")
+    assert called == ["first"]

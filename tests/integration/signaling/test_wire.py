@@ -81,3 +81,14 @@ def test_a_miss_asks_once_whether_it_may_be_shared(proxy):
         signaling.current().rollback()
     assert os.path.basename(proxy.queries[2]) == "SELECT pg_current_xact_id_if_assigned() IS NULL"
     assert len(proxy.queries) == 4
+
+
+def test_blocks_in_a_row_take_a_message_each_and_none_for_those_that_send_nothing(proxy):
+    with signaling.unit() as unit:
+        for number in range(5):
+            with unit.next_savepoint():
+                if number % 2:
+                    with unit.cursor() as cr:
+                        cr.execute("SELECT 1")
+    # BEGIN with the signals, the first savepoint, two that follow one that has sent something, two statements, COMMIT.
+    assert len(proxy.queries) == 7
