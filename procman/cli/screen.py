@@ -36,11 +36,12 @@ def draw(view: View, width: int, height: int) -> RenderableType:
     if view.details:
         return _details(view, height)
     pools = list(view.pools)[: max(1, height // 3 - (2 if height < LOW else 0))]
-    head: list[RenderableType] = [*_summary(view, width), Text()]
+    summary = list(_summary(view, width))
+    head: list[RenderableType] = [*summary, Text()]
     if pools:
         head += [_pools(view, pools, width), *_hidden(len(view.pools) - len(pools)), Text()]
     notes = list(_notes(view))[: height // 6]
-    used = 3 + (2 + len(pools) + bool(len(view.pools) - len(pools)) if pools else 0) + len(notes) + 2
+    used = len(summary) + 1 + (2 + len(pools) + bool(len(view.pools) - len(pools)) if pools else 0) + len(notes) + 2
     exits, events = _last_exits(view)[:MOST_EXITS], list(view.events)[-MOST_EVENTS:]
     below = min(height - used - len(view.workers) - 2, 1 + max(len(exits), len(events)))
     if height >= TALL:
@@ -85,6 +86,31 @@ def _summary(view: View, width: int) -> Iterable[Text]:
         ("cpu", f"{percent(sum(worker.get('cpu_percent') or 0.0 for worker in workers))} %"),
     ):
         line.append(f"{name} ", "dim").append(value, "bold").append("   ")
+    yield line
+    yield from _jobs(view)
+
+
+def _jobs(view: View) -> Iterable[Text]:
+    """What job runners say of all their channels together: one line, when there is a runner."""
+    said = [pool["jobs"] for pool in view.pools.values() if pool.get("jobs")]
+    if not said:
+        return
+    roots = [jobs["channels"]["root"] for jobs in said if "root" in jobs["channels"]]
+    failed = sum(place[3] for jobs in said for place in jobs["jobs"] if place[2] == "failed")
+    paused = [name for jobs in said for name, channel in jobs["channels"].items() if channel["paused"]]
+    down = [name for jobs in said for name, database in jobs["databases"].items() if database["state"] == "down"]
+    line = Text(" ", no_wrap=True, overflow="ellipsis")
+    for name, value, style in (
+        ("jobs running", str(sum(root["running"] for root in roots)), "bold"),
+        ("waiting", str(sum(root["waiting"] for root in roots)), "bold"),
+        ("failed", str(failed), "bold red" if failed else "bold"),
+        ("rescued", str(sum(sum(jobs["rescued"].values()) for jobs in said)), "bold"),
+    ):
+        line.append(f"{name} ", "dim").append(value, style).append("   ")
+    if paused:
+        line.append(f"paused: {printable(', '.join(paused))}   ", "yellow")
+    if down:
+        line.append(f"not reached: {printable(', '.join(down))}", "red")
     yield line
 
 

@@ -70,6 +70,24 @@ def test_a_unit_that_says_how_far_it_is():
     assert "━━━─────  48 %  job demo:count 1f" in " ".join(lines(seen))
 
 
+def test_jobs_have_a_line():
+    said = {
+        "channels": {
+            "root": {"running": 3, "waiting": 12, "paused": False},
+            "root.x": {"running": 1, "waiting": 0, "paused": True},
+        },
+        "jobs": [["shop", "root.x", "failed", 2, None], ["shop", "root", "pending", 12, 1.0]],
+        "databases": {"shop": {"state": "leads"}, "old": {"state": "down"}},
+        "rescued": {"shop": 4},
+    }  # fmt: skip
+    for height in (24, 40):
+        shown = lines(view(worker("http.1", 11), jobs=said), height=height)
+        assert shown[2].strip() == (
+            "jobs running 3   waiting 12   failed 2   rescued 4   paused: root.x   not reached: old"
+        )
+        assert len(shown) <= height
+
+
 def test_everything_is_there():
     busy = worker("http.1", 11, unit="GET /orders", unit_seconds=12.0, busy=True)
     seen = view(busy, worker("http.2", 12), exits=[EXIT], parked="failed 5 times")
