@@ -29,8 +29,10 @@ def test_every_example_is_a_right_configuration(short_path, page, number, text):
     text = text.replace('"monitoring"', '"root"')
     if "[pools" not in text:
         text += '\n[pools.x]\nkind = "exec"\ncommand = ["true"]\n'
-    if 'kind = "cron"' in text and "[database]" not in text:
+    if re.search(r'kind += "(cron|jobrunner)"|kind = "(cron|jobrunner)"', text) and "[database]" not in text:
         text += '\n[database]\nurl = "embedded"\n'
+    if "jobrunner]" in text and 'kind = "http"' not in text:
+        text += '\n[pools.http]\nkind = "http"\napp = "shop:application"\nbind = "127.0.0.1:0"\n'
     (short_path / "procman.toml").write_text(text)
     assert read(str(short_path / "procman.toml"), {}).pools
 
