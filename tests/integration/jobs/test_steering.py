@@ -107,6 +107,21 @@ def test_a_job_that_is_cancelled_inside_of_a_statement(database, cr, truth, tmp_
     assert truth.job(uuid)["state"] == "cancelled"
 
 
+def test_a_job_of_a_batch_is_cancelled_and_the_others_are_done(database, cr, truth, tmp_path):
+    file = tmp_path / "go"
+    uuids = [functions.wait_for.delay(str(file), name) for name in ("a", "b", "c")]
+    truth("UPDATE procman.job SET state = 'enqueued'")
+    thread = threading.Thread(target=execute.run, args=(database, ",".join(uuids)))
+    thread.start()
+    while not list(tmp_path.iterdir()):
+        thread.join(0.01)
+    assert moves(steering.cancel(cr, [uuids[1]], running=True)) == [(uuids[1], "started", "cancelled")]
+    file.touch()
+    thread.join()
+    assert [truth.job(uuid)["state"] for uuid in uuids] == ["done", "cancelled", "done"]
+    assert truth.effects() == ["a", "c"]
+
+
 def test_another_job_that_runs_is_not_harmed(database, cr, truth, tmp_path):
     file = tmp_path / "go"
     uuids = [functions.wait_for.delay(str(file), name) for name in ("a", "b")]
