@@ -45,6 +45,10 @@ _MOST_RESULT = 64 * 1024
 _MOST_MESSAGE = 4 * 1024
 _MOST_INFO = 256 * 1024
 
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_INTERRUPTS = os.path.join(_PACKAGE, "workers", "")
+_OURS = (_INTERRUPTS, os.path.join(_PACKAGE, "jobs", ""), os.path.join(_PACKAGE, "signaling", ""))
+
 
 class Outcome(NamedTuple):
     """How to answer the runner, which looks at the row anyway; ``failed``: the unit counts as an error."""
@@ -236,13 +240,29 @@ def call(attempt: Attempt) -> Any:
 def describe(error: BaseException) -> Failure:
     """The exception as the row keeps it, with its traceback, within limits."""
     kind = type(error)
-    info = "".join(traceback.format_exception(error))
+    told = traceback.TracebackException.from_exception(error)
+    _leave_out_ours(told)
+    info = "".join(told.format())
     return Failure(
         name=f"{kind.__module__}.{kind.__qualname__}",
         message=str(error).strip()[:_MOST_MESSAGE],
         # The end says what happened.
         info=info[-_MOST_INFO:],
     )
+
+
+def _leave_out_ours(told: traceback.TracebackException) -> None:
+    """How procman has come to call the function, and how it has interrupted it, is the same each time."""
+    frames = list(told.stack)
+    theirs = [number for number, frame in enumerate(frames) if not frame.filename.startswith(_OURS)]
+    if theirs:
+        last = len(frames)
+        while frames[last - 1].filename.startswith(_INTERRUPTS):
+            last -= 1
+        told.stack = traceback.StackSummary.from_list(frames[theirs[0] : last])
+    for other in (told.__cause__, told.__context__):
+        if other is not None:
+            _leave_out_ours(other)
 
 
 def stored(result: Any) -> str | None:

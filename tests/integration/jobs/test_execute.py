@@ -79,6 +79,20 @@ def test_a_result_that_is_no_json_is_kept_as_text(run, truth):
     assert (row["state"], row["result"]) == ("done", "{b'x': 1}")
 
 
+def test_its_traceback_begins_with_the_function(run, truth):
+    uuid = functions.fail.delay("a")
+    run(uuid)
+    head, first, *_ = truth.job(uuid)["exc_info"].splitlines()
+    assert head.startswith("Traceback")
+    assert first.endswith("in fail")
+    uuid = functions.again.options(retries=1).delay()
+    run(uuid)
+    info = truth.job(uuid)["exc_info"]
+    assert "jobs/execute.py" not in info
+    assert "The above exception was the direct cause" in info
+    assert info.count("Traceback") == 1
+
+
 def test_failed(run, truth, caplog):
     uuid = functions.fail.delay("a")
     assert run(uuid) == Outcome(500, failed=True)
