@@ -7,8 +7,11 @@ is thrown away when it comes to the top.
 
 Each channel has a lane, and below a channel that shares itself among databases one lane for each of these. A lane knows
 the best of what waits in it and below it (`best`), and offers it to the lane above under a key (`head`): the job
-itself, or whose turn it is. What changes marks the lanes from there to the root (`touch`), and `refresh` looks again at
-marked ones only: to choose costs as much as the tree is deep, however wide it is. What has no room is not offered.
+itself, or whose turn it is. What changes marks the lanes from there to the root (`touch`), and a refresh looks again at
+marked ones only: to choose costs as much as the tree is deep, however wide it is. What has no room is not offered; but
+where databases share a channel, those below it have a lane for each of them, and to mark all of these whenever one is
+full would cost more than all the rest. There a choice is looked at once more before it is made, and those that were
+found without room (`shut`) are marked when there is some.
 """
 
 from __future__ import annotations
@@ -113,6 +116,7 @@ class Node:
         "paused",
         "running",
         "shares",
+        "shut",
         "throttled_until",
         "waiting",
     )
@@ -128,6 +132,7 @@ class Node:
         self.children: dict[str, Node] = {}
         self.lanes: dict[int | None, Lane] = {}
         self.shares: dict[int, Share] = {}
+        self.shut: set[Lane] = set()
         self.paused = channel.paused
         self.by_database: bool = channel.by_database or (parent is not None and parent.by_database)
         self.running = self.waiting = 0
@@ -152,9 +157,27 @@ class Node:
         return sum(lane.failed for lane in self.all_lanes())
 
     def room_changed(self) -> None:
-        """It has become full, or is not full any more, or may be used again."""
+        """It may be used, or may not be used any more."""
         for lane in self.lanes.values():
             lane.touch()
+
+    def filled(self) -> None:
+        """It has become full."""
+        if not self._by_database_above:
+            self.room_changed()
+
+    def emptied(self) -> None:
+        """It is not full any more."""
+        if not self._by_database_above:
+            self.room_changed()
+            return
+        for lane in self.shut:
+            lane.touch()
+        self.shut.clear()
+
+    @property
+    def _by_database_above(self) -> bool:
+        return self.parent is not None and self.parent.by_database
 
 
 class Lane:

@@ -306,7 +306,7 @@ class Scheduler:
     def _enter(self, step: Node, database: Database, jobs: int) -> None:
         step.running += 1
         if step.running == step.channel.capacity:
-            step.room_changed()
+            step.filled()
         if step.shares:
             step.shares[database.number].take(jobs)
 
@@ -331,7 +331,7 @@ class Scheduler:
         node = self._tree.nodes[job.channel]
         for step in node.path:
             if step.running == step.channel.capacity:
-                step.room_changed()
+                step.emptied()
             step.running -= 1
             if step.shares:
                 step.shares[database.number].release()

@@ -46,6 +46,7 @@ class Tree:
         self._database_of: Numbers[Database] = Numbers(DATABASES)
         self._timers: list[tuple[float, int, Lane]] = []
         self._serial = itertools.count()
+        self._is_shared = False
         self.root = self._add(Channel(name=ROOT), None, configured=True)
         self.top = self.outer(self.root, None)
 
@@ -94,6 +95,7 @@ class Tree:
         for name in sorted(self.nodes, key=_depth, reverse=True):
             if name in self.nodes:
                 self.prune(self.nodes[name])
+        self._is_shared = any(node.by_database for node in self.nodes.values())
         return any(name in shapes and node.shape != shapes[name] for name, node in self.nodes.items())
 
     def _apply(self, node: Node, channels: Mapping[str, Channel]) -> None:
@@ -178,23 +180,31 @@ class Tree:
         timers = self._timers
         if timers and timers[0][0] <= now:
             self._pass_time(now)
-        if self.top.dirty:
-            self._refresh(self.top, now)
-        return self.top.best
+        while True:
+            if self.top.dirty:
+                self._refresh(self.top, now)
+            packed = self.top.best
+            if packed is None or not self._is_shared:
+                return packed
+            database, node = self.whose(packed)
+            if all(step.has_slot() for step in node.path):
+                return packed
+            self.lane(node, database).touch()
 
     def _refresh(self, lane: Lane, now: float) -> None:
         """Find out anew what this lane has to offer, and before that those below it that may have changed."""
         lane.dirty = False
         best = None
         if lane.is_open(now):
+            if lane.node.shares and not isinstance(lane, Share) and not _has_room(lane.node):
+                # Whatever its databases have waits for channels that are full: none of them has to be asked. It stays
+                # marked, and so do they.
+                lane.dirty = True
+                lane.best = lane.head = None
+                return
             best = self.front(lane, now)
             if lane.stale:
-                for child in lane.stale:
-                    before = child.head
-                    self._refresh(child, now)
-                    if child.head is not None and child.head is not before:
-                        lane.push_head(child)
-                lane.stale.clear()
+                self._refresh_below(lane, now)
             heads = lane.heads
             while heads and heads[0][1].head is not heads[0][0]:
                 heappop(heads)
@@ -205,10 +215,21 @@ class Tree:
                     best = candidate
             if best is not None and lane.node.channel.sequential and is_held_up(lane, best):
                 best = None
-        elif lane.node.throttled_until > now:
-            self._wake(lane, lane.node.throttled_until)
+        else:
+            lane.node.shut.add(lane)
+            if lane.node.throttled_until > now:
+                self._wake(lane, lane.node.throttled_until)
         lane.best = best
         lane.head = lane.offer()
+
+    def _refresh_below(self, lane: Lane, now: float) -> None:
+        for child in lane.stale:
+            before = child.head
+            self._refresh(child, now)
+            if child.head is not None and child.head is not before:
+                lane.push_head(child)
+        lane.stale = [child for child in lane.stale if child.dirty]
+        lane.dirty = bool(lane.stale)
 
     def front(self, lane: Lane, now: float) -> int | None:
         """The first of its own jobs that are due. What is stale is thrown away, what has become due is moved."""
@@ -272,6 +293,19 @@ class Tree:
 def is_held_up(lane: Lane, best: int) -> bool:
     """Of a sequential channel: a failed job, or one that waits for its time, comes before this one."""
     return bool(lane.failed) or (bool(lane.later) and lane.later[0][1] < best)
+
+
+def _has_room(node: Node) -> bool:
+    """Whether anything waits, in the channel or below it, where there is a slot for it, as far as that goes."""
+    if not node.waiting or not node.has_slot():
+        return False
+    elsewhere = 0
+    for child in node.children.values():
+        if child.waiting:
+            if _has_room(child):
+                return True
+            elsewhere += child.waiting
+    return node.waiting > elsewhere
 
 
 def _depth(name: str) -> int:
