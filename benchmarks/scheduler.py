@@ -117,7 +117,7 @@ def measure(shape: Shape, jobs: int, count: int) -> Iterator[tuple[str, str]]:
     verdict = "" if shape.target is None else f"  target ≥ {shape.target:,}: {'yes' if rate >= shape.target else 'NO'}"
     yield (
         "load",
-        f"{jobs / spent:>11,.0f} rows/s, {spent:.2f} s in all, dispatching each {1000 * longest:.1f} ms at least",
+        f"{jobs / spent:>11,.0f} rows/s, {spent:.2f} s in all, 500 rows in {1000 * longest:.1f} ms at most",
     )
     yield "memory", f"{memory / jobs:>11.0f} B/job, {memory / MIB:.0f} MiB"
     yield "cycles", f"{rate:>11,.0f} /s{verdict}"
