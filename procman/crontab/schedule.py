@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -134,6 +134,7 @@ def expression(fields: str, zone: str = "UTC") -> Expression:
     return made
 
 
+@lru_cache(maxsize=1000)
 def read(text: str) -> Schedule:
     """The schedule of that text; raises ValueError when there is none."""
     if text == NEVER:

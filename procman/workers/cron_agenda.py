@@ -54,12 +54,12 @@ class Agenda:
         self._registered = False
         self._register_at = 0.0
         self._vacuum_at = monotonic() + LONGEST_SLEEP
-        self._due = False
+        self._due = 0  # so many entries as far as is known
         self._triggered = False
         self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
         self._trouble = ""
         # Of its own, and no secret: within a pool by the slot, among machines by chance.
-        self._stagger = (child.seat.slot - 1) % 8 * 0.005 + os.getpid() % 5 * 0.001
+        self._stagger = (child.seat.slot - 1) % 8 * 0.02 + os.getpid() % 10 * 0.001
 
     def open(self) -> None:
         """Listen and register the entries, unless that is done; a failure is logged, and tried again later."""
@@ -75,8 +75,8 @@ class Agenda:
             if self._connection is None:
                 self._connect()
             self._keep_house()
-            if self._triggered and self._move_triggers():
-                self._due = True
+            if self._triggered:
+                self._due += self._move_triggers()
             if self._due:
                 self._claim()
             else:
@@ -129,7 +129,7 @@ class Agenda:
         with self._cursor() as cursor:
             # First listen, then look: what commits after the look is notified.
             cursor.execute(f"LISTEN {store.NOTIFY_CHANNEL}")
-        self._due, self._triggered = False, True
+        self._due, self._triggered = 0, True
         self._register()
         count = len(self._post.entries)
         log.info("Watching %d cron %s in database %s", count, "entry" if count == 1 else "entries", self._database)
@@ -166,26 +166,28 @@ class Agenda:
         self._connection.notifies.clear()
         with self._cursor() as cursor:
             found = store.outlook(cursor, self._post.foreign)
-        self._due = bool(found.due)
-        self._sleep(found)
-        if self._due:
-            self.look_at = 0.0
+        self._due = len(found.due)
+        if not self._due:
+            self._sleep(found)
+        else:
+            self.look_at, self._triggered = 0.0, found.triggered
 
     def _sleep(self, found: Outlook) -> None:
-        if found.triggered and self._move_triggers():
-            self._due, self.look_at = True, 0.0
+        if found.triggered and (moved := self._move_triggers()):
+            self._due, self.look_at = moved, 0.0
         else:
             self.look_at = self._wake_at(found)
 
     def _claim(self) -> None:
         found = execute.claim(self._post)
         if isinstance(found, execute.Run):
+            self._due -= 1  # when all that was seen to be due is done, a look is cheaper than a claim in vain
             self._triggered = self._triggered or found.triggered
             if found.open():
                 self._run(found)
             self._tell(found)
             return
-        self._due = False
+        self._due = 0
         self._sleep(found)
 
     def _wake_at(self, found: Outlook) -> float:
