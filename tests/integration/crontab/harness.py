@@ -142,7 +142,7 @@ class Pool:
         spec = PoolSpec(
             name="cron",
             kind=Kind.CRON,
-            work=CronWork(modules=modules),
+            work=CronWork(modules=modules, history_runs=100_000),
             limits=limits or Limits(),
             working_dir=str(APPS),
         )

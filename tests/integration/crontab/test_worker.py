@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections import Counter
 from datetime import datetime, timedelta
@@ -144,6 +145,34 @@ def test_a_killed_worker_s_entry_is_run_by_another_one(pool: Pool, gate: Gate) -
     assert pool.await_rows("SELECT pid FROM ran") == [second.pid]
     entry = pool.entry("held")
     assert (entry["last_worker"], entry["last_status"]) == ("cron.2", "done")
+
+
+def test_killed_at_random_instants(pool: Pool, tmp_path: Path) -> None:
+    """Workers are killed all the time, PostgreSQL's connections cut: each run that is recorded has happened, once."""
+    chance = random.Random(4711)
+    for _ in range(3):
+        pool.start("many", TRACE=str(tmp_path / "trace"))
+    for number in range(15):
+        time.sleep(chance.uniform(0.05, 0.4))
+        if number % 5 == 4:
+            pool.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        else:
+            chance.choice(pool.workers[-3:]).kill()
+            pool.start("many", ready=False, TRACE=str(tmp_path / "trace"))
+    until(lambda: len(pool.ask("SELECT 1 FROM ran")) > 100, pool.logs)
+    for worker in pool.workers:
+        worker.kill()
+    # The server notices by itself that its clients have gone; until then it may still commit.
+    others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    until(lambda: pool.ask(others) == [], pool.logs)
+    ran = Counter(pool.ask("SELECT name, planned FROM ran"))
+    assert set(ran.values()) == {1}
+    recorded = Counter(pool.ask("SELECT name, due FROM procman.cron_run WHERE outcome = 'done'"))
+    assert ran == recorded
+    # Whoever was killed in the middle of a run is in the history, with no more than one run each.
+    killed = pool.ask("SELECT pid FROM procman.cron_run WHERE outcome = 'killed'")
+    assert max(Counter(killed).values(), default=0) <= 1
+    assert set(killed) <= {worker.pid for worker in pool.workers}
 
 
 # -- the transaction ---------------------------------------------------------------------------------------------
