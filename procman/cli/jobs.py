@@ -125,6 +125,8 @@ def list_(settings: Settings, /, database: str | None, limit: int, **which: Any)
     wanted = report.Wanted(**which, limit=limit)
     with databases.opened(settings.config, os.environ, database) as there:
         found, problems = databases.ask_each(there, lambda name: report.listing(wanted, name))
+        if wanted.channel is not None and not any(found.values()):
+            _hint_at_channel(wanted.channel, _known_channels(settings, there))
     rows = [{"database": name, **job} for name, jobs in found.items() for job in jobs]
     rows.sort(key=lambda job: str(job["date_created"]), reverse=True)
     settings.show({"jobs": rows, "problems": problems}, jobs_text.listing)
@@ -463,6 +465,15 @@ def _known_channels(settings: Settings, found: Sequence[str]) -> set[str]:
 
     databases.ask_each(found, of_rows)
     return known
+
+
+def _hint_at_channel(channel: str, known: set[str]) -> None:
+    """Perhaps nothing was found because the name is a slip."""
+    from procman.control.protocol import did_you_mean
+    from procman.core.channels import full_name
+
+    if full_name(channel) not in known and (hint := did_you_mean(full_name(channel), sorted(known))):
+        click.echo(f"procmanctl: no job of a channel {channel!r} is known{hint}", err=True)
 
 
 def _check_channels(meant: Sequence[str], known: set[str]) -> None:

@@ -87,7 +87,7 @@ def run(database: str, asked: str, *, worker: str = "", watch: Watch | None = No
         log.warning("Job %s: %s", asked, error)
         return Outcome(404, failed=False)
     for uuid in set(uuids) - {attempt.uuid for attempt in attempts}:
-        log.info("Job %s is not enqueued (any more)", uuid)
+        log.info("Job %s is left alone: it is not on offer, or not any more", uuid)
     if not attempts:
         return Outcome(200, failed=False)
     if len(attempts) > 1:
@@ -131,7 +131,7 @@ class Try:
                 log.warning("%s was cancelled, or taken for dead; what it did is undone", name)
                 return Outcome(200, failed=False)
             case UnitAborted():
-                log.warning("%s was ended: %s", name, error.reason)
+                log.warning("%s was ended by a limit: %s", name, error.reason)
                 signaling.roll_back_leftover()
                 self._fail(error)
                 return Outcome(503, failed=True)

@@ -53,6 +53,11 @@ _OVER = ("done", "cancelled")
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 BEAT_EVERY, BEAT_PATIENCE = 10.0, 5.0
 ABSENT_FOR = 30.0
+_AFTERWARDS = {
+    "pending": "it is queued again",
+    "failed": "it has failed, as it has no tries left",
+    "cancelled": "it is cancelled, as another job of its identity key waits",
+}
 _REST_EVERY = 5.0  # for what has failed to be counted again
 
 
@@ -429,14 +434,14 @@ class Link:
         for job in self.feed.rescue(dead):
             self._desk.meter.rescued[self.database] += 1
             log.warning(
-                "Job %s of database %s found dead with its worker %s (%s; %s) after try %d: %s",
+                "Job %s of database %s found dead in try %d: its worker %s (pid %s) is gone, %s; %s",
                 job.uuid,
                 self.name,
+                job.retry,
                 job.worker,
                 job.worker_pid,
-                reasons[job.key] or "the reason is not known",
-                job.retry,
-                job.state,
+                reasons[job.key] or "nobody knows why",
+                _AFTERWARDS.get(job.state, job.state),
             )
             self.feed.look_at([job.key])
             if reasons[job.key] is None and job.worker_pid is not None:
@@ -496,7 +501,8 @@ class Link:
         self._take_back([(offered.key, offered.at) for offered in offers])
         self._desk.meter.refused[first.word] += len(offers)
         told = log.warning if self._desk.target.refused(monotonic()) else log.debug
-        told("%d jobs were not taken by %s: %s (%s)", len(offers), self._desk.target, first.detail, first.word)
+        jobs = "1 job was" if len(offers) == 1 else f"{len(offers)} jobs were"
+        told("%s not taken by %s, and offered again: %s (%s)", jobs, self._desk.target, first.detail, first.word)
 
 
 def _is_of(row: Row, exchange: Exchange) -> bool:

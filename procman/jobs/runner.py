@@ -264,7 +264,7 @@ class Runner(Desk):
         self.scheduler.configure(channels)
         for link in self.links.values():
             link.look_at_all()  # what has failed may hold up others now
-        log.info("%d channels are configured anew", len(channels))
+        log.info("The channels are configured anew: there are %d", len(channels))
 
     # -- what the arbiter tells ----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import logging
 import math
 from contextlib import contextmanager
 from contextvars import ContextVar
+from decimal import Decimal
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +108,8 @@ def progress(done: float, total: float | None = None, note: str = "") -> None:
     meanwhile, this call ends it. Outside of jobs it does nothing. Raises ValueError for what is no number.
     """
     for each in (done, total):
-        if each is not None and not math.isfinite(each):
-            raise ValueError(f"progress: expected numbers, got {each}")
+        if each is not None and not (isinstance(each, int | float | Decimal) and math.isfinite(each)):
+            raise ValueError(f"progress: expected numbers, got {each!r}")
     whom.show_progress(done, total)
     job = _current.get()
     if job is not None:

@@ -38,4 +38,4 @@ def show_progress(done: float, total: float | None) -> None:
     """So much of the current unit's work is done; without a ``total`` nobody can say how much that is."""
     if total and total > 0:
         for record in _records:
-            record.progress(min(1.0, max(0.0, done / total)))
+            record.progress(min(1.0, max(0.0, float(done) / float(total))))

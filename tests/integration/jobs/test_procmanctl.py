@@ -232,3 +232,14 @@ def test_a_channel_that_nobody_knows_is_a_slip(ctl, truth):
     assert truth("SELECT FROM procman.job_channel") == []
     assert ctl("pause", "--anyway", "mial") == "root.mial: paused\n"
     assert ctl("resume", "root.mial") == "root.mial: goes on\n"
+
+
+def test_a_slip_in_the_name_of_a_channel_is_hinted_at(ctl, jobs_url, tmp_path):
+    functions.configured.delay("b")
+    done = subprocess.run(
+        [program("procmanctl"), "jobs", "list", "--channel", "root.mial"],
+        cwd=tmp_path, env={"PATH": os.environ["PATH"], "PROCMAN_DATABASE_URL": jobs_url},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "There is no such job.\n"
+    assert done.stderr == "procmanctl: no job of a channel 'root.mial' is known, did you mean 'root.mail'?\n"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 import procman
@@ -37,6 +39,13 @@ def test_how_far_the_unit_is(board):
     whom.write_to(record)
     record.begin("job 1f")
     whom.rename("job demo:work 1f")
-    for done, total, share in [(1, 4, 0.25), (1, None, 0.25), (3, 0, 0.25), (-1, 4, 0.0), (9, 4, 1.0)]:
+    for done, total, share in [
+        (1, 4, 0.25),
+        (1, None, 0.25),
+        (3, 0, 0.25),
+        (-1, 4, 0.0),
+        (9, 4, 1.0),
+        (Decimal(1), 2.0, 0.5),
+    ]:
         whom.show_progress(done, total)
         assert (board.read(0).unit, board.read(0).progress) == ("job demo:work 1f", share)
