@@ -39,6 +39,14 @@ _DEFAULTS = {
     "tcp_user_timeout": 30_000,
 }
 
+# The same the other way round, for the server: a dead machine is noticed after 5 + 3 * 3 seconds.
+SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": 5,
+    "tcp_keepalives_interval": 3,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 14_000,
+}
+
 # SQLSTATE classes and codes that say: not this statement is wrong, the server is away (PostgreSQL, appendix A).
 _AWAY = ("08", "57P01", "57P02", "57P03", "57P05")
 
@@ -121,12 +129,14 @@ def connect(url: str, *, application_name: str = "procman", autocommit: bool = T
 
 
 def _have_the_end_noticed(connection: Connection) -> None:
-    # Else a statement of a process that was killed runs to its end (PostgreSQL, 20.3.3, which needs 14 for it). Set by
-    # a statement: as an option of the connection, poolers would refuse it.
-    if connection.info.server_version < 140000:
-        return
+    # Else a statement of a process that was killed runs to its end (PostgreSQL, 20.3.3, which needs 14 for it), and
+    # what a machine had locked that was switched off stays so for two hours (20.3.2). Set by a statement: as an option
+    # of the connection, poolers would refuse it.
+    wishes = [f"SET {name} = {value}" for name, value in SERVER_KEEPALIVES.items()]
+    if connection.info.server_version >= 140000:
+        wishes.append(f"SET client_connection_check_interval = {CHECK_CLIENT_EVERY}")
     try:
-        execute(connection, f"SET client_connection_check_interval = {CHECK_CLIENT_EVERY}")
+        execute(connection, "; ".join(wishes))
     except psycopg2.Error as error:
         if is_away(error, connection):
             connection.close()

@@ -7,7 +7,9 @@ that jobs can be started between any two of them. What is executed for it, the d
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from procman.jobs.dialect import Dead, Dialect, Key, Offered, Rescued
     from procman.jobs.leadership import Standing
 
+log = logging.getLogger("procman.jobs")
+
 BATCH = 500
 SWEEP_EVERY = 60.0
+DEAF_SWEEP_EVERY = 5.0
 
 _ALL = Span(0, 2**63 - 1)
 
@@ -53,6 +58,9 @@ class Feed:
         self._sweep_began = self._sweep_next = 0.0
         self._sweep_again = False
         self._seen: set[Key] = set()
+        self._beats = ""
+        self._heard = True
+        self.deaf = False  # notices do not arrive
 
     # -- connections ---------------------------------------------------------------------------------------
 
@@ -64,8 +72,9 @@ class Feed:
         """Connect, and listen."""
         self._asking = self.dialect.connect(self.database, listen=False)
         self._listening = self.dialect.connect(self.database, listen=True)
+        self._heard, self.deaf, self._beats = True, False, f"procman_beat_{token_hex(8)}"
         with self._listening.cursor() as cr:
-            cr.execute(f"LISTEN {self.dialect.notices}")
+            cr.execute(f"LISTEN {self.dialect.notices}; LISTEN {self._beats}")
 
     def close(self) -> None:
         for connection in (self._listening, self._asking):
@@ -112,7 +121,7 @@ class Feed:
     @property
     def deadline(self) -> float:
         """When there will be something to read without any notice."""
-        return self._sweep_next
+        return min(self._sweep_next, self._sweep_began + DEAF_SWEEP_EVERY) if self.deaf else self._sweep_next
 
     def look_at(self, keys: Iterable[Key]) -> None:
         """Read these rows again."""
@@ -124,6 +133,9 @@ class Feed:
         ours = self._asking.info.backend_pid
         others = []
         for notice in self._listening.notifies:
+            if notice.channel == self._beats:
+                self._heard = True
+                continue
             about = self.dialect.understand(notice.payload) if notice.channel == self.dialect.notices else None
             if about is None:
                 others.append(notice.payload if notice.channel == self.dialect.notices else notice.channel)
@@ -154,7 +166,7 @@ class Feed:
             return self.read_now([self._keys.pop() for _ in range(min(BATCH, len(self._keys)))])
         if self._spans:
             return self._read_span()
-        if self._sweep is None and monotonic() >= self._sweep_next:
+        if self._sweep is None and monotonic() >= self.deadline:
             self._begin_sweep()
         if self._sweep is not None:
             return self._read_sweep(known, failed_matter)
@@ -234,9 +246,22 @@ class Feed:
             return self.dialect.paused(cr)
 
     def beat(self) -> None:
-        """Ask the connection that listens, and says nothing by itself, for a sign of life."""
-        with self._listening.cursor() as cr:
-            cr.execute("SELECT 1")
+        """Ask the connection that listens, and says nothing by itself, for a sign of life; and whether it hears."""
+        with self._listening.cursor() as listening, self._asking.cursor() as asking:
+            listening.execute("SELECT 1")
+            deaf, self.deaf = self.deaf, not self._heard
+            self._heard = False
+            asking.execute("SELECT pg_notify(%s, '')", (self._beats,))
+        if self.deaf and not deaf:
+            # A pooler that gives each transaction another session takes LISTEN, and keeps to itself what comes of it.
+            log.error(
+                "Database %s: what is notified does not arrive, so that all rows are looked at every %g s. Is there a "
+                "pooler before PostgreSQL? Then give [database] listen_url, which leads past it",
+                self.database,
+                DEAF_SWEEP_EVERY,
+            )
+        elif deaf and not self.deaf:
+            log.info("Database %s: what is notified arrives (again)", self.database)
 
     # -- writing -------------------------------------------------------------------------------------------
 

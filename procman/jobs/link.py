@@ -119,6 +119,7 @@ class Link:
         self._explicable: list[int] = []
         self._look_at = 0.0
         self._beat_at = 0.0
+        self._beaten = False
         self._channels_at = 0.0
         self._term: object = None
         self._leaving = False
@@ -211,7 +212,7 @@ class Link:
         self.feed.connect()
         self._is_absent, self._problem = False, None
         log.info("Database %s: waiting for jobs", self.name)
-        self._beat_at = monotonic() + BEAT_EVERY
+        self._beat_at, self._beaten = monotonic(), False
         while not self._leaving:
             if monotonic() >= self.standing.again:
                 self._claim()
@@ -300,7 +301,9 @@ class Link:
             self.feed.beat()
         finally:
             task.patience = patience
-        self._beat_at = monotonic() + BEAT_EVERY
+        # The second beat tells whether the first one was heard.
+        self._beat_at = monotonic() + (BEAT_EVERY if self._beaten else min(BEAT_EVERY, 1.0))
+        self._beaten = True
 
     def _take_notices(self) -> None:
         for other in self.feed.take_notices():

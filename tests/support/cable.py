@@ -10,9 +10,11 @@ import threading
 class Cable:
     """Listens on a port of its own and passes on what comes, both ways, until it is `cut`."""
 
-    def __init__(self, server: str) -> None:
-        """``server`` is the path of a unix socket."""
+    def __init__(self, server: str, *, without: bytes = b"") -> None:
+        """``server`` is the path of a unix socket; messages of PostgreSQL of these types get lost, in plain text."""
         self._server = server
+        self._without = without
+        self._partial: dict[socket.socket, bytes] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ends: dict[socket.socket, socket.socket] = {}
@@ -60,15 +62,28 @@ class Cable:
             other.close()
             return
         self._ends |= {one: other, other: one}
+        if self._without:
+            self._partial[other] = b""
 
     def _pass_on(self, end: socket.socket) -> None:
         other = self._ends[end]
         try:
             if data := end.recv(65536):
-                other.sendall(data)
+                other.sendall(self._sieve(end, data) if end in self._partial else data)
                 return
         except OSError:
             pass
         for each in (end, other):
             del self._ends[each]
             each.close()
+
+    def _sieve(self, end: socket.socket, data: bytes) -> bytes:
+        """Whole messages (PostgreSQL, 55.2: a type, and a length that counts itself) but those that get lost."""
+        data = self._partial[end] + data
+        kept = b""
+        while len(data) >= 5 and len(data) > (length := int.from_bytes(data[1:5], "big")):
+            if data[:1] not in self._without:
+                kept += data[: length + 1]
+            data = data[length + 1 :]
+        self._partial[end] = data
+        return kept

@@ -12,7 +12,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from procman import signaling
 from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec
-from procman.jobs import link
+from procman.jobs import feed, link
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
 from tests.support import jobs as functions
@@ -199,18 +199,38 @@ def test_a_listener_that_hears_nothing_any_more_is_noticed(jobs_url, workers, ca
         runner.close()
 
 
-def test_listening_goes_past_the_pooler(jobs_url, workers, cable, database, truth):
-    """``listen_url`` is for the one that listens alone: through the other address nothing is ever heard."""
-    past = make_dsn(**{**parse_dsn(jobs_url), "host": "127.0.0.1", "port": cable.port})
-    signaling.configure(DatabaseSpec(url=jobs_url, listen_url=past))
+@pytest.fixture
+def pooler(jobs_url):
+    """A way to the server on which notices get lost; its URL."""
+    given = parse_dsn(jobs_url)
+    cable = Cable(f"{given['host']}/.s.PGSQL.{given.get('port', 5432)}", without=b"A")  # NotificationResponse
+    plain = {"host": "127.0.0.1", "port": cable.port, "sslmode": "disable", "gssencmode": "disable"}
+    yield make_dsn(**{**given, **plain})
+    cable.close()
+
+
+def test_listening_goes_past_the_pooler(jobs_url, workers, pooler, database, monkeypatch, truth, caplog):
+    monkeypatch.setattr(link, "BEAT_EVERY", 0.2)
+    signaling.configure(DatabaseSpec(url=pooler, listen_url=jobs_url))
     runner = Runner(parse("root:4"), Target((workers.address,)))
     try:
-        drive(runner, lambda: served(runner, database))
-        by_cable = truth("SELECT query FROM pg_stat_activity WHERE client_addr IS NULL AND datname = %s", database)
-        assert by_cable
-        queries = truth("SELECT query FROM pg_stat_activity WHERE datname = %s AND query LIKE 'LISTEN%%'", database)
-        assert len(queries) == 1
-        functions.note.delay("a")
+        drive(runner, lambda: served(runner, database) and not runner.links[database].feed.has_more)
+        for number in range(3):
+            functions.note.delay(str(number))  # noticed by nothing but notices, for a minute
+            drive(runner, lambda: truth.states() == {"done": number + 1}, seconds=30)  # noqa: B023
+        assert "listen_url" not in caplog.text
+    finally:
+        runner.close()
+
+
+def test_a_pooler_that_keeps_notices_to_itself_makes_jobs_late_and_is_told(workers, pooler, monkeypatch, truth, caplog):
+    monkeypatch.setattr(link, "BEAT_EVERY", 0.2)
+    monkeypatch.setattr(feed, "DEAF_SWEEP_EVERY", 0.5)
+    signaling.configure(DatabaseSpec(url=pooler))
+    runner = Runner(parse("root:4"), Target((workers.address,)))
+    try:
+        drive(runner, lambda: "listen_url" in caplog.text)
+        truth("INSERT INTO procman.job (function) VALUES ('tests.support.jobs:note')")
         drive(runner, lambda: truth.states() == {"done": 1})
     finally:
         runner.close()
