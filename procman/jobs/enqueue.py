@@ -43,11 +43,12 @@ class Call:
 
 
 class Made(NamedTuple):
-    """A job that is there now: made, or the equal one that was found. ``here``: visible in the transaction."""
+    """A job that is there now: ``new``, or the equal one that was found. ``here``: visible in the transaction."""
 
     id: int
     uuid: str
-    here: bool
+    here: bool = True
+    new: bool = True
 
 
 class Overtaken(ProcmanError):
@@ -119,8 +120,12 @@ def insert(cr: Any, calls: Iterable[Call]) -> list[Made]:
 
 
 def link(cr: Any, edges: Sequence[tuple[Made, Made]]) -> None:
-    """The second of each pair waits for the first."""
-    if any(not job.here for edge in edges for job in edge):
+    """The second of each pair waits for the first; but one that was there already waits for nothing else than before.
+
+    So nobody can come to wait for himself.
+    """
+    edges = [(parent, child) for parent, child in edges if child.new]
+    if any(not parent.here for parent, _ in edges):
         raise Overtaken(
             "another transaction has just made a job of the same identity_key, which others are to wait for"
         )
@@ -139,7 +144,7 @@ class Parents:
             raise LookupError(f"after: there is no job {missing[0]}")
         if cancelled := [uuid for uuid in uuids if rows[uuid][1] == "cancelled"]:
             raise ValueError(f"after: job {cancelled[0]} is cancelled, nothing can wait for it")
-        self.jobs = [Made(rows[uuid][0], uuid, here=True) for uuid in uuids]
+        self.jobs = [Made(rows[uuid][0], uuid, new=False) for uuid in uuids]
         self.done = all(state == "done" for _, state in rows.values())
 
 
@@ -160,7 +165,7 @@ def _insert_one(cr: Any, call: Call) -> Made:
     state = "wait_dependencies" if call.waits else "pending"
     row = {name: getattr(call, name) for name in _COLUMNS}
     cr.execute(_INSERT_ONE, {**row, "uuid": uuid, "state": state, "eta": call.eta, "seconds": call.seconds})
-    return Made(cr.fetchone()[0], uuid, here=True)
+    return Made(cr.fetchone()[0], uuid)
 
 
 def _insert(cr: Any, calls: Sequence[Call]) -> list[Made]:
@@ -169,7 +174,7 @@ def _insert(cr: Any, calls: Sequence[Call]) -> list[Made]:
     uuids = [str(uuid4()) for _ in calls]
     names = ("waits", "eta", "seconds", *_COLUMNS)
     cr.execute(_INSERT, {"uuid": uuids, **{name: [getattr(call, name) for call in calls] for name in names}})
-    return [Made(id, uuid, here=True) for id, uuid in cr.fetchall()]  # noqa: A001
+    return [Made(id, uuid) for id, uuid in cr.fetchall()]  # noqa: A001
 
 
 def _insert_unless_there(cr: Any, call: Call) -> Made:
@@ -204,4 +209,4 @@ def _find(cr: Any, key: str | None) -> Made | None:
             beside.execute("SELECT FROM procman.job WHERE id = %s", seen[:1])
             # What nobody else can see is this transaction's own.
             waiting = seen if beside.fetchone() is None else None
-    return Made(waiting[0], waiting[1], waiting == seen) if waiting else None
+    return Made(waiting[0], waiting[1], waiting == seen, new=False) if waiting else None

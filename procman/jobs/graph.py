@@ -78,7 +78,8 @@ class Graph:
         """Enqueue all of it if the current unit commits; outside of units at once.
 
         Those that wait for others in it are in the state ``wait_dependencies`` until these are done. A call whose
-        identity key another job waits under is that job: who waits for the call waits for it.
+        identity key another job waits under is that job: who waits for the call waits for it, and it waits for what it
+        has waited for.
         Raises ValueError for a circle, and `Overtaken` if an equal job has been made in this very moment.
         """
         ordered = self.in_order()
@@ -109,8 +110,7 @@ def _link(
 ) -> None:
     pairs = [(made[id(parent)], made[id(child)]) for parent, child in edges]
     pairs += [(parent, made[child]) for child, parents in earlier.items() for parent in parents.jobs]
-    # An equal job that was found may be both.
-    enqueue.link(cr, [(parent, child) for parent, child in pairs if parent.id != child.id])
+    enqueue.link(cr, pairs)
     if waiting := [made[child] for child, parents in earlier.items() if not parents.done]:
         enqueue.look_again_after_commit(waiting)
 

@@ -62,6 +62,14 @@ identity_key IS NOT NULL AND EXISTS (
     SELECT FROM procman.job AS twin WHERE twin.waiting_key = job.identity_key AND twin.id <> job.id)
 """
 
+# Unless that one might wait for somebody who waits for this one: then it keeps its place, and gives up its key.
+_KEEPS_ITS_PLACE = """
+EXISTS (SELECT FROM procman.job_dependency AS edge WHERE edge.parent = job.id) AND EXISTS (
+    SELECT FROM procman.job AS twin WHERE twin.waiting_key = job.identity_key AND twin.id <> job.id
+    AND twin.state = 'wait_dependencies')
+"""
+_GIVES_WAY = f"({_HAS_TWIN}) AND NOT ({_KEEPS_ITS_PLACE})"
+
 # And whoever has waited for the one waits for the other.
 _HEIRS = """
 orphan AS (
@@ -140,8 +148,9 @@ WITH was AS (
 _POSTPONE = f"""
 WITH was AS (SELECT {_TRY} FROM procman.job WHERE {_MINE} FOR NO KEY UPDATE),
 moved AS (
-    UPDATE procman.job AS job SET state = CASE WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END,
-        date_done = CASE WHEN {_HAS_TWIN} THEN clock_timestamp() END,
+    UPDATE procman.job AS job SET state = CASE WHEN {_GIVES_WAY} THEN 'cancelled' ELSE 'pending' END,
+        identity_key = CASE WHEN {_KEEPS_ITS_PLACE} THEN NULL ELSE identity_key END,
+        date_done = CASE WHEN {_GIVES_WAY} THEN clock_timestamp() END,
         eta = clock_timestamp() + make_interval(secs => %(wait)s), retry = retry - %(uncounted)s,
         date_enqueued = NULL, date_started = NULL, worker = NULL, worker_host = NULL, worker_pid = NULL,
         exc_name = %(name)s, exc_message = %(message)s, exc_info = %(info)s
@@ -181,12 +190,14 @@ WITH was AS (
 ), move AS (
     SELECT was.*, format(' (worker %%s, pid %%s)', was.worker, was.worker_pid) AS who,
         CASE WHEN max_retries > 0 AND retry > max_retries THEN 'failed'
-        WHEN {_HAS_TWIN} THEN 'cancelled' ELSE 'pending' END AS target
+        WHEN {_GIVES_WAY} THEN 'cancelled' ELSE 'pending' END AS target, {_KEEPS_ITS_PLACE} AS keeps_its_place
     FROM was JOIN procman.job AS job USING (id)
 ), kept AS (
     {_KEEP} 'dead', NULL, 'JobFoundDead', 'Job found dead' || who, NULL FROM move
 ), moved AS (
-    UPDATE procman.job AS job SET state = target, eta = NULL, date_enqueued = NULL,
+    UPDATE procman.job AS job SET state = target, eta = NULL,
+        identity_key = CASE WHEN target = 'pending' AND keeps_its_place THEN NULL ELSE job.identity_key END,
+        date_enqueued = NULL,
         date_started = CASE target WHEN 'failed' THEN job.date_started END,
         date_done = CASE WHEN target <> 'pending' THEN clock_timestamp() END,
         worker = CASE target WHEN 'failed' THEN job.worker END,

@@ -11,6 +11,7 @@ import pytest
 import procman
 from procman import jobs, signaling
 from procman.jobs import execute, steering
+from procman.jobs import states as jobs_states
 from tests.support import jobs as functions
 from tests.support.jobrunner import JobRunner, Workers
 
@@ -183,6 +184,37 @@ def test_an_equal_job_that_waits_stands_in(truth, run, release):
     assert stands_in == first
     run(first)
     assert release() == [b]
+
+
+def test_what_stands_in_waits_for_what_it_has_waited_for(truth):
+    """Or two graphs, each of which has the other one's last job for its first, would wait for each other."""
+    k, other = note.options(identity_key="k"), note.options(identity_key="l")
+    a, first, second = procman.chain(note.prepare("a"), k.prepare("k"), other.prepare("l")).delay().uuids
+    b, *found = procman.chain(note.prepare("b"), other.prepare("l"), k.prepare("k")).delay().uuids
+    assert found == [second, first]
+    parents = truth(
+        "SELECT child.uuid::text AS child, parent.uuid::text AS parent FROM procman.job_dependency AS edge "
+        "JOIN procman.job AS child ON child.id = edge.child JOIN procman.job AS parent ON parent.id = edge.parent"
+    )
+    assert {(row["child"], row["parent"]) for row in parents} == {(first, a), (second, first)}
+    assert truth.job(b)["state"] == "pending"
+
+
+@pytest.mark.parametrize("end", ["postpone", "rescue"])
+def test_who_can_not_give_way_keeps_its_place(truth, database, end):
+    """The equal job waits for somebody who waits for this one."""
+    keyed = note.options(identity_key="k")
+    a, b = procman.chain(keyed.prepare("a"), note.prepare("b")).delay().uuids
+    truth("UPDATE procman.job SET state = 'enqueued' WHERE uuid = %s", a)
+    with signaling.lend(database) as connection, connection.cursor() as cr:
+        attempt = jobs_states.start(cr, a, "http.1", 1)
+        twin = note.options(identity_key="k", after=b).delay("twin")
+        if end == "postpone":
+            jobs_states.postpone(cr, attempt, jobs_states.Failure("E", "again", None), wait=0.0)
+        else:
+            jobs_states.rescue(cr, [(attempt.id, attempt.date_started)])
+    assert states(truth, [a, b, twin]) == ["pending", "wait_dependencies", "wait_dependencies"]
+    assert truth.job(a)["identity_key"] is None
 
 
 def test_an_equal_job_that_can_not_be_seen_has_the_unit_repeated(truth, database):

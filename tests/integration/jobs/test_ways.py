@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import graphlib
+
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
@@ -60,24 +62,25 @@ class Ways(RuleBasedStateMachine):
     # -- what happens --------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.rows()) < MOST_JOBS)
-    @rule(shape=st.sampled_from(["chain", "group", "diamond", "keyed"]))
+    @rule(shape=st.sampled_from(["chain", "group", "diamond", "keyed", "keyed later", "keyed twice"]))
     def enqueue(self, shape):
         a, b, c, d = [functions.note.prepare(name) for name in "abcd"]
-        if shape == "keyed":
-            a = functions.note.options(identity_key="k").prepare("k")
+        k, other = [functions.note.options(identity_key=key).prepare("k") for key in ("k", "l")]
         graph = {
             "chain": lambda: procman.chain(a, b, c),
             "group": lambda: procman.chain(procman.group(a, b), c),
             "diamond": lambda: procman.chain(a, procman.group(b, c), d),
-            "keyed": lambda: procman.chain(a, b),
+            "keyed": lambda: procman.chain(k, b),
+            "keyed later": lambda: procman.chain(a, k, other),
+            "keyed twice": lambda: procman.chain(a, other, k),
         }[shape]()
         graph.delay()
 
     @precondition(lambda self: 0 < len(self.rows()) < MOST_JOBS)
-    @rule(data=st.data())
-    def enqueue_after(self, data):
+    @rule(data=st.data(), key=st.sampled_from([None, "k"]))
+    def enqueue_after(self, data, key):
         if row := self.of(data, "wait_dependencies", "pending", "enqueued", "started", "failed", "done"):
-            functions.note.options(after=row["uuid"]).delay("after")
+            functions.note.options(after=row["uuid"], identity_key=key).delay("after")
 
     @rule(data=st.data())
     def begin(self, data):
@@ -131,6 +134,10 @@ class Ways(RuleBasedStateMachine):
             if row["state"] == "wait_dependencies":
                 assert any(state[parent] not in ("done", "cancelled") for parent in row["parents"]), row
                 assert all(state[parent] != "cancelled" for parent in row["parents"]), row
+
+    @invariant()
+    def nobody_waits_for_himself(self):
+        graphlib.TopologicalSorter({row["id"]: row["parents"] for row in self.rows()}).prepare()
 
     @invariant()
     def of_equal_jobs_one_waits(self):
