@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class NotAsked(ControlError):
+    """A database could not be asked, so what it knows is not known here."""
+
+
 def spec(config: str | None, environ: Mapping[str, str]) -> DatabaseSpec:
     """The database of the configuration that is meant; without any, that of $PROCMAN_DATABASE_URL.
 
@@ -53,7 +57,7 @@ def opened(config: str | None, environ: Mapping[str, str], only: str | None = No
         try:
             names = signaling.databases()
         except (DatabaseUnavailable, psycopg2.Error) as error:
-            raise ControlError(str(error).strip()) from error
+            raise NotAsked(str(error).strip()) from error
         if only is not None and only not in names:
             raise ControlError(f"no database is called {only!r}{_meant(only, names)}")
         yield names if only is None else (only,)

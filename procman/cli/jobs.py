@@ -153,6 +153,20 @@ def why(settings: Settings, job: str, database: str | None) -> None:
     answers, it is told what the rows say.
     """
     from procman.cli import jobs_why
+
+    try:
+        reply = _why(settings, job, database)
+    except databases.NotAsked as error:
+        if len(job.replace("-", "")) < 32:
+            raise
+        # The runner may reach it, or say why it does not.
+        runners, problem = _ask_runners(settings, job, database)
+        reply = jobs_why.from_afar(job, str(error), runners, problem)
+    settings.show(reply, jobs_why.text)
+
+
+def _why(settings: Settings, job: str, database: str | None) -> dict[str, Any]:
+    from procman.cli import jobs_why
     from procman.jobs import report
 
     with databases.opened(settings.config, os.environ, database) as there:
@@ -161,16 +175,18 @@ def why(settings: Settings, job: str, database: str | None) -> None:
             [name], lambda name: (report.details(uuid, name), report.circumstances(name))
         )
         details, circumstances = answers.get(name, (None, {}))
+        if details is None and problems:
+            raise databases.NotAsked(problems[name])
         if details is None:
-            raise ControlError(problems.get(name, f"job {uuid} has just been deleted"))
+            raise ControlError(f"job {uuid} has just been deleted")
         details = {"database": name, **details}
         runners, problem = _ask_runners(settings, uuid, name) if details["state"] == "pending" else ([], None)
         reply = jobs_why.compose(details, circumstances, runners, problem)
         _name_jobs(reply["waits_for"])
-    settings.show(reply, jobs_why.text)
+    return reply
 
 
-def _ask_runners(settings: Settings, uuid: str, database: str) -> tuple[list[dict[str, Any]], str | None]:
+def _ask_runners(settings: Settings, uuid: str, database: str | None) -> tuple[list[dict[str, Any]], str | None]:
     """What the job runners of the daemon answer, or why they can't be asked."""
     try:
         return settings.ask("jobwhy", READING, uuid=uuid, database=database)["runners"], None
@@ -253,7 +269,7 @@ def _locate(there: Sequence[str], prefix: str) -> tuple[str, str]:
     complaints = "".join(f"\ndatabase {name} could not be asked: {text}" for name, text in problems.items())
     if not found:
         where = f"database {there[0]}" if len(there) == 1 else "any of the databases " + ", ".join(there)
-        raise ControlError(f"there is no job {prefix} in {where}{complaints}")
+        raise (databases.NotAsked if problems else ControlError)(f"there is no job {prefix} in {where}{complaints}")
     if len({uuid for _, uuid in found}) == 1 and len(found) > 1:
         where = ", ".join(name for name, _ in found)
         raise ControlError(f"job {found[0][1]} is in several databases: {where}; say in which by --database")

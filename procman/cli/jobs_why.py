@@ -49,6 +49,35 @@ def compose(
     }
 
 
+def from_afar(uuid: str, unreachable: str, runners: Sequence[Mapping[str, Any]], problem: str | None) -> dict[str, Any]:
+    """The document when the row can't be read from here: what runners say of a job of this uuid."""
+    answers = [
+        {"worker": runner["worker"], **one}
+        for runner in runners
+        for one in (runner["answer"] or {}).get("databases", ())
+    ]
+    known = next((one for one in answers if one["known"]), None)
+    reasons: list[dict[str, Any]] = [{"for": "database", "text": f"which can't be asked from here: {unreachable}"}]
+    if known is not None:
+        reasons = list(_by_runner(known)) if known["state_in_memory"] == "pending" else []
+    for one in answers:
+        if one["state"] == "down":
+            text = f"{one['database']}, which {one['worker']} can't reach either: {one['problem']}"
+            reasons.append({"for": "database", "text": text})
+    if problem is not None:
+        reasons.append({"for": "runner", "text": problem})
+    state = None if known is None else known["state_in_memory"]
+    return {
+        "database": None if known is None else known["database"],
+        "uuid": uuid,
+        **dict.fromkeys(("channel", "function", "description")),
+        "state": state,
+        "says": "waits" if state in (None, "pending") else "has been offered to a worker, or runs",
+        "waits_for": reasons,
+        "runner": None if known is None else known["worker"],
+    }
+
+
 def _by_runner(answer: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for one in answer["waits_for"]:
         yield {**one, "for": _FOR.get(one["for"], one["for"])}
@@ -132,9 +161,9 @@ def _state(job: Mapping[str, Any]) -> str:
 
 def text(reply: Mapping[str, Any]) -> str:
     """For people."""
-    title = (
-        f"{name(reply)} {reply['uuid']}\nin channel {reply['channel']} of database {reply['database']} {reply['says']}"
-    )
+    where = f"in channel {reply['channel']} of database {reply['database']} " if reply["channel"] else ""
+    what = f"{name(reply)} " if reply["function"] else "Job "
+    title = f"{what}{reply['uuid']}\n{where}{reply['says']}"
     lines = [f"  {one['for'].replace('_', ' '):<10}{one['text']}" for one in reply["waits_for"]]
     return "\n".join([title + (" for" if lines else ""), *lines])
 

@@ -125,7 +125,7 @@ def test_it_is_seen_in_a_browser(daemon, tmp_path):
         os.kill(pid, signal.SIGKILL)
         page.wait("document.querySelector('.taking .lost')", "the page to say what has happened")
         assert f"(pid {pid}) was killed at " in page.text(".taking .lost")
-        assert "killed_by_user: rolled back, begun anew " in page.text(".taking .lost")
+        assert " (killed_by_user): rolled back, begun anew " in page.text(".taking .lost")
         assert "try 2" in page.text(".taking .head")
         page.wait("document.querySelector('.taking.started progress')?.value >= 2", "the bar to go on")
         os.kill(daemon.worker("jobrunner.1")["pid"], signal.SIGKILL)

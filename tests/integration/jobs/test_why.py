@@ -209,6 +209,11 @@ def test_a_database_that_is_away_is_said_to_be(daemon, database_url, postgres_se
         (answer,) = daemon.ctl("jobwhy", uuid=uuid)["runners"]
         assert answer["answer"]["databases"][0]["known"] is False
         assert "not currently accepting connections" in answer["answer"]["databases"][0]["problem"]
+        found = jobs(daemon, "why", uuid)
+        assert [one["for"] for one in found["waits_for"]] == ["database", "database"]
+        assert "jobrunner.1 can't reach either: " in found["waits_for"][1]["text"]
+        assert daemon.procmanctl("jobs", "why", uuid).stdout.startswith(f"Job {uuid}\nwaits for\n  database")
+        assert "could not be asked" in daemon.procmanctl("jobs", "why", uuid[:8]).stderr
         assert f"can't reach database {name}" in daemon.procmanctl("jobs", "stats").stdout
         body = daemon.request("GET", "/metrics", pool="dashboard")[1].decode()
         assert f'procman_jobs_db_up{{pool="jobrunner",db="{name}"}} 0.0' in body
