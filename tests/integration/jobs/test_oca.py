@@ -234,10 +234,8 @@ def _serve_until_closed(listener, *arguments):
     while listener.fileno() >= 0:
         try:
             serve(listener, *arguments)
-        except ssl.SSLError:
-            pass  # a client that doesn't like the certificate
         except OSError:
-            return
+            pass  # a client that doesn't like the certificate, or the end
 
 
 def test_the_request(odoo, serve_here):
