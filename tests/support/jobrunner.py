@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from procman.core import lifecycle as say
 from procman.core.channels import parse
 from procman.core.reason import Reason
-from procman.core.spec import DatabaseSpec, JobrunnerWork, Kind, PoolSpec, TcpAddress, UnixAddress
+from procman.core.spec import DatabaseSpec, JobQueue, JobrunnerWork, Kind, PoolSpec, TcpAddress, UnixAddress
 from procman.errors import ChannelClosed
 from procman.observe.scoreboard import Scoreboard
 from procman.unix.channel import Channel, pair
@@ -80,7 +80,13 @@ class JobRunner:
     """The worker ``jobrunner.1``."""
 
     def __init__(
-        self, directory: Path, url: str, *addresses: Address, channels: str = "root:4", target_url: str | None = None
+        self,
+        directory: Path,
+        url: str,
+        *addresses: Address,
+        channels: str = "root:4",
+        target_url: str | None = None,
+        queues: tuple[JobQueue, ...] = (JobQueue.PROCMAN,),
     ) -> None:
         ours, theirs = pair()
         self.figures: dict[str, Any] = {}
@@ -91,7 +97,9 @@ class JobRunner:
         spec = PoolSpec(
             name="jobrunner",
             kind=Kind.JOBRUNNER,
-            work=JobrunnerWork(channels=tuple(parse(channels).values()), addresses=addresses, url=target_url),
+            work=JobrunnerWork(
+                channels=tuple(parse(channels).values()), queues=queues, addresses=addresses, url=target_url
+            ),
         )
         seat = say.Seat(name="jobrunner.1", slot=1, generation=1, record=0)
         with self.log_path.open("ab") as log:

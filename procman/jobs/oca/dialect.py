@@ -50,6 +50,7 @@ class QueueJob(Dialect):
         self._database = ""
         self._live: array[int] = array("q")
         self._seen: set[int] = set()  # workers that have had a session in this database
+        self._looked_for: set[int] = set()
         self._words: dict[str, str] = {}
         self._rival = False
 
@@ -83,6 +84,7 @@ class QueueJob(Dialect):
             )
         self._layout, self._database, self._rival = layout, database, False
         self._seen.clear()
+        self._looked_for.clear()
         # "enqueued" may be lost in a crash, as with procman's own.
         cr.execute(f"SET synchronous_commit = off; {SESSION}")
 
@@ -143,12 +145,16 @@ class QueueJob(Dialect):
         ]
         if len(words) > 10_000:  # channels named after customers, say
             words.clear()
-        started = {row.worker_pid for row in rows if row.state == STARTED and row.worker_pid is not None}
-        if started - self._seen and self._layout is not None and not self._layout.locks:
-            cr.execute(sql.SESSIONS)
-            self._seen.update(pid for (pid,) in cr.fetchall())
+        if self._layout is not None and not self._layout.locks:
+            self._see_workers(cr, {row.worker_pid for row in rows if row.state == STARTED and row.worker_pid})
         host = None if self._deaths is not None else _ELSEWHERE
         return [row._replace(worker_host=host) for row in rows] if host else rows
+
+    def _see_workers(self, cr: Any, pids: set[int]) -> None:
+        if pids - self._looked_for:
+            self._looked_for |= pids
+            cr.execute(sql.SESSIONS)
+            self._seen.update(pid for (pid,) in cr.fetchall())
 
     def _look_for_rivals(self, rows: Iterable[Row]) -> None:
         # Before its version 16 queue_job's runner takes no lock. It marks jobs in whole seconds.
