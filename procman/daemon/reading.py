@@ -147,7 +147,8 @@ class Reading:
 
     def _jobwhy(self, call: Call) -> None:
         question = {"question": "why", "uuid": call.properties["uuid"], "database": call.properties.get("database")}
-        if not self._daemon.questions.ask(question, lambda answers: call.reply({"runners": answers})):
+        questions = self._daemon.questions
+        if not questions.ask(question, lambda answers: call.reply({"runners": answers}), lambda: not call.late):
             call.fail("too many have asked the job runners; ask again in a moment")
 
     # -- names and numbers --------------------------------------------------------------------------------
