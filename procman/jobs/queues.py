@@ -214,6 +214,10 @@ class Lane:
         self.failed = 0
         self.timer = inf
 
+    def __lt__(self, other: Lane) -> bool:
+        # For a heap, of two that have offered the same: one is of a channel that has gone and come again meanwhile.
+        return False
+
     def touch(self) -> None:
         """What it offers may have changed."""
         lane = self

@@ -35,6 +35,16 @@ def done(scheduler, chosen):
     scheduler.put(chosen._replace(state="done"))
 
 
+def test_a_channel_that_goes_and_comes_again_with_the_same_job():
+    scheduler = queue("root:4", job(1, channel="root.a"), job(9, channel="root.b", priority=20))
+    assert scheduler.deadline(100.0) is None  # it has looked at both
+    for _ in range(3):
+        scheduler.remove("a", 1)
+        scheduler.put(job(1, channel="root.a"))
+        scheduler.deadline(100.0)
+    assert [each.id for each in start(scheduler)] == [1, 9]
+
+
 class TestFair:
     def test_by_turns_and_on_from_the_last_one_served(self):
         scheduler = queue("root:3:fair", *(job(number, "a") for number in (1, 2)), *(job(n, "b") for n in (3, 4)))
