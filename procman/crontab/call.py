@@ -44,15 +44,7 @@ class Call:
         return self._run.portion(self)
 
 
-current: ContextVar[Call | None] = ContextVar("procman_cron_call", default=None)
-
-
-def call() -> Call:
-    """The call of this thread. Raises RuntimeError when there is none."""
-    found = current.get()
-    if found is None:
-        raise RuntimeError("no cron entry is being run here")
-    return found
+current: ContextVar[Call | None] = ContextVar("procman_cron_call", default=None)  # that of this thread
 
 
 def _number(name: str, given: float | None, before: float | None) -> float | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from procman.config.problems import Wrong
 from procman.config.values import Duration, Given
+from procman.crontab import call as calls
 from procman.crontab import triggers
-from procman.crontab.call import call
+from procman.crontab.call import TURN
 from procman.crontab.policy import DEFAULT_PRIORITY, LEAST_PRIORITY, Misfire, Terms
 from procman.crontab.schedule import NEVER, Every, Never
 from procman.crontab.schedule import every as every_schedule
@@ -122,21 +123,24 @@ class Cron:
 
     def progress(self, *, done: float | None = None, remaining: float | None = None) -> None:
         """Say within a run how far it is; with something ``remaining``, the entry is run again at once when the
-        function has returned, behind all that are due by then. Raises RuntimeError outside of cron runs.
+        function has returned, behind all that are due by then. Does nothing when the function is called otherwise.
         """
-        call().progress(done=done, remaining=remaining)
+        if (call := self.current()) is not None:
+            call.progress(done=done, remaining=remaining)
 
     def commit(self, *, done: float | None = None, remaining: float | None = None) -> float:
         """Commit within a run what it has done so far, and go on in a new transaction that still holds the entry.
 
         Returns the seconds for which it should go on before it returns, so that others have their turn (0: none).
-        What comes after and fails takes back only what came after. Cursors of before are closed: take new ones.
+        What comes after and fails takes back only what came after. Cursors of before are closed: take new ones. When
+        the function is called otherwise, as by a test, it commits nothing: the transaction is the caller's.
         """
-        return call().commit(done=done, remaining=remaining)
+        call = self.current()
+        return TURN if call is None else call.commit(done=done, remaining=remaining)
 
-    def current(self) -> Call:
-        """The call that is being run. Raises RuntimeError outside of cron runs."""
-        return call()
+    def current(self) -> Call | None:
+        """The call that is being run; None when the function is called otherwise."""
+        return calls.current.get()
 
     def _add(self, entry: Entry) -> None:
         known = self._entries.get(entry.name)

@@ -14,6 +14,7 @@ import pytest
 from procman import cron, signaling
 from procman.core.lifecycle import Deactivated
 from procman.core.spec import DatabaseSpec
+from procman.crontab.call import TURN
 from tests.integration.crontab.harness import until
 
 if TYPE_CHECKING:
@@ -279,7 +280,12 @@ def test_who_says_that_there_is_more_and_does_nothing_is_not_run_without_end(
     assert trace.read_text().splitlines() == ["says so", "other"]
 
 
-def test_outside_of_runs_there_is_nothing_to_be_told() -> None:
-    for call in (cron.progress, cron.commit, cron.current):
-        with pytest.raises(RuntimeError, match="no cron entry is being run here"):
-            call()
+def test_called_otherwise_nothing_is_committed_and_nobody_told(pool: Pool, outside: None) -> None:
+    with signaling.unit() as unit:
+        with unit.cursor() as cr:
+            cr.execute("INSERT INTO counter VALUES (5)")
+        cron.progress(done=1, remaining=1)
+        assert cron.commit(done=2) == TURN
+        assert cron.current() is None
+        unit.rollback()
+    assert pool.ask("SELECT value FROM counter") == [0]

@@ -19,6 +19,7 @@ def ordered(what: str) -> bool:
 
 def note_call(name: str) -> None:
     call = procman.cron.current()
+    assert call is not None
     assert call.name == name
     with procman.cursor() as cr:
         cr.execute("INSERT INTO ran (name, planned, pid) VALUES (%s, %s, %s)", (call.cause, call.planned, os.getpid()))
