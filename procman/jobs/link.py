@@ -250,7 +250,7 @@ class Link:
         # Ever more seldom: a database that is gone for good would fill the log.
         told = log.debug if self._pauses.failures & (self._pauses.failures - 1) else log.warning
         told("Database %s lost, next try in %.1f s: %s", self.name, pause, _line(error))
-        self._problem = _line(error)
+        self._problem = " ".join(_line(error).split())
         self._desk.follow()
         return monotonic() + pause
 

@@ -205,10 +205,12 @@ def test_a_database_that_is_away_is_said_to_be(daemon, database_url, postgres_se
     postgres_server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
     postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     try:
-        daemon.wait(lambda: figures(daemon)["databases"][name]["state"] == "down", "it to be missed")
+        refused = "not currently accepting connections"
+        daemon.wait(lambda: refused in (figures(daemon)["databases"][name]["problem"] or ""), "it to be missed")
+        assert figures(daemon)["databases"][name]["state"] == "down"
         (answer,) = daemon.ctl("jobwhy", uuid=uuid)["runners"]
         assert answer["answer"]["databases"][0]["known"] is False
-        assert "not currently accepting connections" in answer["answer"]["databases"][0]["problem"]
+        assert refused in answer["answer"]["databases"][0]["problem"]
         found = jobs(daemon, "why", uuid)
         assert [one["for"] for one in found["waits_for"]] == ["database", "database"]
         assert "jobrunner.1 can't reach either: " in found["waits_for"][1]["text"]
