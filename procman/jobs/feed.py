@@ -208,7 +208,8 @@ class Feed:
                     rows += self.dialect.failed(cr, failed_matter)
             live = self.dialect.live(cr, Span(begin, _ALL.last), BATCH)
         rows += live
-        self._seen.update(row.key for row in rows)
+        if self.swept:  # in the first one nothing is known but what it has read
+            self._seen.update(row.key for row in rows)
         first_sweep = not self.swept
         if len(live) == BATCH:
             self._sweep = live[-1].id + 1
@@ -217,9 +218,10 @@ class Feed:
         return Found(rows, [], first_sweep)
 
     def _end_sweep(self, known: Iterable[Key]) -> None:
-        # What is known and was not seen has become something else without a notice.
-        self._keys.update(key for key in known if key not in self._seen)
-        self._seen = set()
+        if self.swept:
+            # What is known and was not seen has become something else without a notice.
+            self._keys.update(key for key in known if key not in self._seen)
+            self._seen = set()
         self._sweep = None
         self.swept = True
         took = monotonic() - self._sweep_began
