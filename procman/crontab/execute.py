@@ -30,6 +30,7 @@ from procman import signaling
 from procman.crontab import call as calls
 from procman.crontab import history, policy, schedule, store
 from procman.crontab.call import Call
+from procman.crontab.policy import Cause
 from procman.errors import LOST_AGAINST_ANOTHER, DatabaseUnavailable, UnitAborted
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Run:
         self._unit = unit
         self._claimed = monotonic()
         self._committed = False
+        self._in_portions = False
 
     @property
     def timeout(self) -> float | None:
@@ -186,6 +188,7 @@ class Run:
         with unit.cursor() as cursor:
             store.portion(cursor, self._tick, _KEPT_FOR_US, call.done, call.remaining)
         unit.commit()
+        self._in_portions = True
         self._unit = signaling.begin(self._post.database)
         if store.claim_again(self._unit.cursor(), self._tick) is None:
             raise RuntimeError("the entry was changed between two portions of its run")
@@ -316,7 +319,9 @@ class Run:
         return self._report(course, outcome, done=call.done, remaining=call.remaining)
 
     def _report_failed(self, error: BaseException) -> Report:
-        course = policy.failed(self._terms, self._shift, self._tick.course, self._tick.began, self._now())
+        # Of a run that has committed a part of its work the rest is to be done, whatever it was begun for.
+        course = replace(self._tick.course, cause=Cause.PORTION) if self._in_portions else self._tick.course
+        course = policy.failed(self._terms, self._shift, course, self._tick.began, self._now())
         reason = str(error.reason) if isinstance(error, UnitAborted) else None
         text = "".join(traceback.format_exception(error))
         return self._report(course, "failed", reason=reason, error=text, given_up=self._give_up(course))

@@ -165,7 +165,9 @@ def _over(terms: Terms, shift: timedelta, course: Course, began: datetime, now: 
 def _after(terms: Terms, shift: timedelta, course: Course, began: datetime, now: datetime) -> datetime | None:
     """The next planned time, after ``now`` unless every one counts; the same if it had not come when the run began."""
     planned = course.planned
-    if planned is None or planned + shift > began:
+    if planned is None:
+        return terms.schedule.first(now, now)  # there is none, or one has never been written down
+    if planned + shift > began:
         return planned
     return terms.schedule.after(planned, planned if terms.misfire is Misfire.ALL else now - shift)
 

@@ -255,6 +255,22 @@ def test_a_failure_takes_back_the_last_portion_alone(pool: Pool, tmp_path: Path,
     until(lambda: pool.ask("SELECT value FROM counter") == [0], worker.log)
 
 
+def test_what_a_call_of_the_schedule_has_left_undone_does_not_wait_for_the_next_call(
+    pool: Pool, tmp_path: Path, outside: None
+) -> None:
+    pool.ask("UPDATE counter SET value = 5")
+    worker = pool.start("portions", TRACE=str(tmp_path / "trace"), FAIL_AT="3")
+    # As if it had a schedule: the next time is far away.
+    pool.ask(
+        "UPDATE procman.cron SET schedule = 'CRON_TZ=UTC 0 0 1 1 *', next_call = now(), planned = now()"
+        " WHERE name = 'commits'"
+    )
+    until(lambda: pool.ask("SELECT value FROM counter") == [0], worker.log)
+    until(lambda: len(pool.ask(RUNS, "commits")) == 2, worker.log)
+    assert pool.ask(RUNS, "commits") == [("failed", None, "schedule"), ("done", None, "portion")]
+    assert pool.ask("SELECT next_call = planned FROM procman.cron WHERE name = 'commits'") == [True]
+
+
 def test_killed_between_portions_the_rest_is_done_by_another_one(pool: Pool, tmp_path: Path, outside: None) -> None:
     pool.ask("UPDATE counter SET value = 5")
     first = pool.start("portions", TRACE=str(tmp_path / "trace"), KILL_AT="3")

@@ -72,6 +72,11 @@ def test_what_has_no_schedule_is_not_due_again():
     assert policy.done(Terms(Never()), NONE, triggered, NOON, NOON) == Course(None, None)
 
 
+def test_a_row_of_before_that_tells_no_planned_time_gets_one():
+    after = policy.done(HOURLY, NONE, Course(NOON, None), NOON, NOON + minutes(1))
+    assert (due(after), after.planned) == (61, after.due)
+
+
 def test_what_has_left_something_to_do_is_due_at_once_behind_all_others():
     ended = NOON + minutes(3)
     after = policy.done(HOURLY, NONE, Course(NOON, NOON), NOON, ended, remaining=True)
