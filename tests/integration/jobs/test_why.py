@@ -189,7 +189,7 @@ def test_what_goes_on_in_the_channels(daemon):
 
     # What a killed worker leaves is counted, and comes back with the reason.
     daemon.ctl("kill", name=is_running(daemon, running))
-    daemon.wait(lambda: figures(daemon)["rescued"] == {database: 1}, "it to be counted")
+    daemon.wait(lambda: (figures(daemon) or {}).get("rescued") == {database: 1}, "it to be counted")
     worker = is_running(daemon, running)
     again = jobs(daemon, "show", running)
     assert again["attempts"][0]["reason"] == "killed_by_user"
@@ -199,6 +199,11 @@ def test_what_goes_on_in_the_channels(daemon):
 
 
 def test_a_database_that_is_away_is_said_to_be(daemon, database_url, postgres_server):
+    def of(name):
+        """What was said of it last, which may have been before it was known, and be a second old."""
+        found = (figures(daemon) or {"databases": {}})["databases"].get(name)
+        return {"state": "", **found, "problem": found["problem"] or ""} if found else {"state": "", "problem": ""}
+
     uuid = enqueue(daemon, "/later")
     waits_for(daemon, uuid, "eta")
     name = psycopg2.extensions.parse_dsn(database_url)["dbname"]
@@ -206,8 +211,8 @@ def test_a_database_that_is_away_is_said_to_be(daemon, database_url, postgres_se
     postgres_server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
     try:
         refused = "not currently accepting connections"
-        daemon.wait(lambda: refused in (figures(daemon)["databases"][name]["problem"] or ""), "it to be missed")
-        assert figures(daemon)["databases"][name]["state"] == "down"
+        missed = daemon.wait(lambda: found if refused in (found := of(name))["problem"] else None, "it to be missed")
+        assert missed["state"] == "down"
         (answer,) = daemon.ctl("jobwhy", uuid=uuid)["runners"]
         assert answer["answer"]["databases"][0]["known"] is False
         assert refused in answer["answer"]["databases"][0]["problem"]
@@ -221,4 +226,4 @@ def test_a_database_that_is_away_is_said_to_be(daemon, database_url, postgres_se
         assert f'procman_jobs_db_up{{pool="jobrunner",db="{name}"}} 0.0' in body
     finally:
         postgres_server.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
-    daemon.wait(lambda: figures(daemon)["databases"][name]["state"] == "leads", "it to be back")
+    daemon.wait(lambda: of(name)["state"] == "leads", "it to be back")
