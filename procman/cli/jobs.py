@@ -156,12 +156,14 @@ def why(settings: Settings, job: str, database: str | None) -> None:
 
     try:
         reply = _why(settings, job, database)
-    except databases.NotAsked as error:
+    except ControlError as error:
         if len(job.replace("-", "")) < 32:
             raise
-        # The runner may reach it, or say why it does not.
+        # The runner may know it, as it does those of an Odoo; it may reach the database, or say why it does not.
         runners, problem = _ask_runners(settings, job, database)
         reply = jobs_why.from_afar(job, str(error), runners, problem)
+        if reply["runner"] is None and not isinstance(error, databases.NotAsked):
+            raise
     settings.show(reply, jobs_why.text)
 
 

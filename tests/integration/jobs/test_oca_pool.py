@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg2
 import psycopg2.extras
@@ -93,6 +94,16 @@ def test_both_queues_are_served_by_one_pool(world):
     daemon.wait(lambda: states(cr, "queue_job") == {"done": 5}, "Odoo's jobs")
     daemon.wait(lambda: states(cr, "procman.job") == {"done": 5}, "procman's jobs")
     assert effects(cr) == [f"{whose} {number}" for whose in ("odoo", "own") for number in range(5)]
+
+
+def test_what_a_job_of_odoo_waits_for_is_known_to_the_runner(world):
+    daemon, cr = world
+    uuid = enqueue(cr, "note", '["later"]', eta=3600)
+    daemon.wait(lambda: uuid in daemon.procmanctl("jobs", "why", uuid).stdout, "the runner to know it")
+    assert "its time" in daemon.procmanctl("jobs", "why", uuid).stdout
+    unknown = daemon.procmanctl("jobs", "why", str(uuid4()))
+    assert unknown.returncode == 1
+    assert "there is no job" in unknown.stderr
 
 
 def test_the_job_of_a_worker_that_is_killed_runs_again(world):
