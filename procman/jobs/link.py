@@ -11,7 +11,6 @@ the worker.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,13 +19,13 @@ import psycopg2
 from procman.core.restart import Pauses
 from procman.errors import DatabaseSetupError, DatabaseUnavailable, NoDatabase
 from procman.jobs.asking import Lookups
-from procman.jobs.deaths import MOST as MOST_DEATHS
-from procman.jobs.dialect import Dead, NoQueue, Offered
+from procman.jobs.dialect import NoQueue, Offered
 from procman.jobs.exchange import Ending
 from procman.jobs.feed import Feed
 from procman.jobs.leadership import NOBODY
 from procman.jobs.scheduler import ENQUEUED, FAILED, PENDING, STARTED
 from procman.jobs.tables import DATABASES_CHANNEL
+from procman.jobs.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,20 +43,10 @@ log = logging.getLogger("procman.jobs")
 
 AWAY = (DatabaseUnavailable, DatabaseSetupError, NoDatabase, psycopg2.Error)
 
-# A worker needs a moment between `started` and its lock; a connection of one that died may live as long.
-SECOND_LOOK = 2.0
-# The end of a connection is seen before the arbiter has found out why its worker died, and told.
-_REASON_PATIENCE = 0.2
-_LOOK_LEAST, _LOOK_MOST = 0.05, 1.0
 _OVER = ("done", "cancelled")
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 BEAT_EVERY, BEAT_PATIENCE = 10.0, 5.0
 ABSENT_FOR = 30.0
-_AFTERWARDS = {
-    "pending": "it is queued again",
-    "failed": "it has failed, as it has no tries left",
-    "cancelled": "it is cancelled, as another job of its identity key waits",
-}
 _REST_EVERY = 5.0  # for what has failed to be counted again
 
 
@@ -85,18 +74,6 @@ class Desk(Protocol):
         """What this database says of channels while everything runs."""
 
 
-@dataclass(slots=True)
-class _Watch:
-    """A try that nobody of ours waits for. ``dead_since``: its worker is known to have died."""
-
-    since: float
-    host: str | None
-    pid: int | None
-    dead_since: float | None = None
-    free_since: float | None = None
-    try_of: datetime | None = None
-
-
 class Link:
     """A queue of ``database`` is served by its `run`; the desk puts jobs into ``chosen``, exchanges into ``ended``.
 
@@ -114,10 +91,8 @@ class Link:
         self._chosen_keys: set[Key] = set()
         self._offering = 0
         self._ended: dict[Key, Exchange] = {}
-        self._watched: dict[Key, _Watch] = {}
-        self._unexplained: dict[int, Key] = {}  # by the pid of the worker: jobs that were rescued without a reason
-        self._explicable: list[int] = []
-        self._look_at = 0.0
+        self._tries = Tries(name, self.feed, desk.deaths)
+        self._strays: dict[Key, datetime | None] = {}  # offered, though nobody here knows of a request
         self._beat_at = 0.0
         self._beaten = False
         self._channels_at = 0.0
@@ -171,11 +146,7 @@ class Link:
         if self._term is None:
             self.standing = self.standing._replace(again=0.0)
             self._wake()
-        if any(watch.pid == pid for watch in self._watched.values()):
-            self._look_at = 0.0
-            self._wake()
-        if pid in self._unexplained:
-            self._explicable.append(pid)
+        if self._tries.ended(pid):
             self._wake()
 
     def look_at_all(self) -> None:
@@ -229,9 +200,7 @@ class Link:
         deadline = min(self.standing.again, self._beat_at)
         if not self.standing.leads(monotonic()):
             return deadline
-        if self._watched:
-            deadline = min(deadline, self._look_at)
-        return min(deadline, self.feed.deadline, self._rest_at)
+        return min(deadline, self._tries.deadline, self.feed.deadline, self._rest_at)
 
     def _absent(self, error: NoQueue) -> float:
         """The database has no such queue: when to look again."""
@@ -261,9 +230,8 @@ class Link:
         self._chosen_keys.clear()
         self._offering = 0
         self._ended.clear()
-        self._watched.clear()
-        self._unexplained.clear()
-        self._explicable.clear()
+        self._tries.clear()
+        self._strays.clear()
         self._lookups.give_up()
         self.resting = {}
         self._rest_at = 0.0
@@ -321,11 +289,9 @@ class Link:
         if self._ended:
             self._settle()
             worked = True
-        if self._watched and now >= self._look_at:
-            self._look_after_watched()
+        if now >= self._tries.deadline:
+            self._look_after_tries()
             worked = True
-        if self._explicable:
-            self._explain()
         if now >= self._channels_at:
             self._desk.paused(self.name, self.feed.paused())
             self._channels_at = now + self.feed.sweep_every
@@ -362,13 +328,16 @@ class Link:
             underway = self._desk.is_underway(self.name, row.key)
             if row.state == STARTED:
                 if not underway:
-                    self._watch(row, now)
+                    self._tries.watch(row)
             else:
-                self._watched.pop(row.key, None)
-            if row.state == ENQUEUED and not underway and found.first_sweep:
+                self._tries.forget(row.key)
+            if row.state != ENQUEUED or underway:
+                self._strays.pop(row.key, None)
+            elif self._is_orphan(row, found):
                 orphans.append(row)
         for key in found.gone:
-            self._watched.pop(key, None)
+            self._tries.forget(key)
+            self._strays.pop(key, None)
             self._desk.scheduler.remove(self.name, key)
         self._release_children(found)
         if orphans:
@@ -381,6 +350,19 @@ class Link:
         """More is known of the job than the row says: it was chosen while that was being read, or told."""
         return row.key in self._chosen_keys or (found.told and self._desk.scheduler.get(self.name, row.key) is not None)
 
+    def _is_orphan(self, row: Row, found: Found) -> bool:
+        """Offered by a runner that is no more; or by one that was stopped in the middle of that, or by hand."""
+        if found.first_sweep or self._strays.get(row.key, "") == row.date_enqueued:
+            self._strays.pop(row.key, None)
+            return True
+        self._strays[row.key] = row.date_enqueued
+        return False
+
+    def _look_after_tries(self) -> None:
+        rescued = self._tries.look_after()
+        self._desk.meter.rescued[self.database] += len(rescued)
+        self.feed.look_at(job.key for job in rescued)
+
     def _release_children(self, found: Found) -> None:
         """Only the runner does: it looks at each job that is over anyway, and later than at its commit."""
         if over := [row.key for row in found.rows if row.awaited and row.state in _OVER]:
@@ -390,75 +372,6 @@ class Link:
         taken = [Offered(key, "", at) for key, at in offers]
         self.feed.take_back(taken)
         self.feed.look_at(offer.key for offer in taken)
-
-    # -- tries whose end nobody will tell ------------------------------------------------------------------
-
-    def _watch(self, row: Row, now: float, *, broken: bool = False) -> None:
-        watch = self._watched.setdefault(row.key, _Watch(now, row.worker_host, row.worker_pid))
-        if broken and watch.dead_since is None:
-            watch.dead_since = now
-        self._look_at = now if broken else min(self._look_at, now + self._look_again(watch, now))
-
-    def _look_again(self, watch: _Watch, now: float) -> float:
-        """Often in the beginning, when its end is likely, and then ever more seldom."""
-        return min(max((now - watch.since) / 10, _LOOK_LEAST), _LOOK_MOST)
-
-    def _look_after_watched(self) -> None:
-        """Rescue the tries that nobody works on: at once if the worker is known to be dead, else at the second look."""
-        abandoned = self.feed.abandoned(list(self._watched))
-        now = monotonic()
-        dead = []
-        for key, watch in self._watched.items():
-            started = abandoned.get(key)
-            if started is None or started != watch.try_of:
-                watch.free_since = None if started is None else now
-                watch.try_of = started
-            if started is not None and (each := self._found_dead(key, watch, now)):
-                dead.append(each)
-        if dead:
-            self._rescue(dead)
-        # Those that are done by now are not watched any more when they have been read.
-        self.feed.look_at(self._watched)
-        self._look_at = now + min(self._look_again(watch, now) for watch in self._watched.values())
-
-    def _found_dead(self, key: Key, watch: _Watch, now: float) -> Dead | None:
-        """The try, which nobody holds the lock of, if it is certain enough that nobody will."""
-        assert watch.try_of is not None
-        death = self._desk.deaths.of(watch.host, watch.pid)
-        if death is not None and death.at is not None:
-            return Dead(key, watch.try_of, death.reason, death.text)
-        for since, patience in ((watch.dead_since, _REASON_PATIENCE), (watch.free_since, SECOND_LOOK)):
-            if since is not None and now - since >= patience:
-                return Dead(key, watch.try_of, *(death[:2] if death is not None else ()))
-        return None
-
-    def _rescue(self, dead: Sequence[Dead]) -> None:
-        reasons = {each.key: each.reason for each in dead}
-        for job in self.feed.rescue(dead):
-            self._desk.meter.rescued[self.database] += 1
-            log.warning(
-                "Job %s of database %s found dead in try %d: its worker %s (pid %s) is gone, %s; %s",
-                job.uuid,
-                self.name,
-                job.retry,
-                job.worker,
-                job.worker_pid,
-                reasons[job.key] or "nobody knows why",
-                _AFTERWARDS.get(job.state, job.state),
-            )
-            self.feed.look_at([job.key])
-            if reasons[job.key] is None and job.worker_pid is not None:
-                while len(self._unexplained) >= MOST_DEATHS:
-                    del self._unexplained[next(iter(self._unexplained))]
-                self._unexplained[job.worker_pid] = job.key
-
-    def _explain(self) -> None:
-        """The arbiter was later than the rescue."""
-        while self._explicable:
-            pid = self._explicable.pop()
-            key, death = self._unexplained.pop(pid, None), self._desk.deaths.of(None, pid)
-            if key is not None and death is not None:
-                self.feed.explain(key, death.reason, death.text or "")
 
     # -- starting jobs, and what becomes of them -------------------------------------------------------------
 
@@ -497,7 +410,7 @@ class Link:
         for row in found.rows:
             # Who hangs up without an answer has died, if it was no proxy. And if its lock is free, it is certain.
             if row.state == STARTED and exchanges[row.key].ending is Ending.BROKEN:
-                self._watch(row, monotonic(), broken=True)
+                self._tries.watch(row, broken=True)
 
     def _refused(self, offers: Sequence[Offered], first: Exchange) -> None:
         """Jobs that nobody has begun go back as they were; whoever did not take them is left alone for a while."""

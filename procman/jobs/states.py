@@ -177,8 +177,9 @@ RETURNING id, uuid::text, date_enqueued
 """
 
 _TAKE_BACK = """
-UPDATE procman.job SET state = 'pending', date_enqueued = NULL
-WHERE (id, date_enqueued) IN (SELECT * FROM unnest(%s::bigint[], %s::timestamptz[])) AND state = 'enqueued'
+UPDATE procman.job AS job SET state = 'pending', date_enqueued = NULL
+FROM unnest(%s::bigint[], %s::timestamptz[]) AS offer (id, at)
+WHERE job.id = offer.id AND job.date_enqueued IS NOT DISTINCT FROM offer.at AND state = 'enqueued'
 """
 
 # Only rows that nobody has locked: a worker holds the lock of its job's row for as long as it works on it.

@@ -254,7 +254,7 @@ def test_a_batch_that_nobody_takes_goes_back_as_it_was(workers, start_runner, tr
     functions.described.delay_many((str(number), number) for number in range(30))
     workers.listener.close()
     runner = start_runner(channels="root:1")
-    until(lambda: "were not taken" in runner.log(), what=runner.log)
+    until(lambda: "and offered again" in runner.log(), what=runner.log)
     until(lambda: truth.states() == {"pending": 30}, what=runner.log)
     assert {row["retry"] for row in truth("SELECT retry FROM procman.job")} == {0}
 

@@ -283,3 +283,16 @@ def test_what_can_not_be_told_is_read(truth, database):
         ("1 x", None),
     ):
         assert feed.dialect.understand(payload) == about
+
+
+def test_what_was_offered_by_nobody_is_offered_again(workers, make_runner, truth):
+    """As by a runner that was stopped in the middle of offering, or by hand; there is no notice of it."""
+    workers.start(1)
+    runner = make_runner(workers.address, sweep_every=0.1)
+    functions.note.delay("a")
+    drive(runner, lambda: truth.states() == {"done": 1})
+    truth("INSERT INTO procman.job (function, state) VALUES ('tests.support.jobs:note', 'enqueued')")
+    truth(
+        "INSERT INTO procman.job (function, state, date_enqueued) VALUES ('tests.support.jobs:note', 'enqueued', now())"
+    )
+    drive(runner, lambda: truth.states() == {"done": 3})

@@ -17,7 +17,8 @@ from procman import signaling
 from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec, JobQueue
 from procman.db.connection import database_name
-from procman.jobs import link
+from procman.jobs import tries
+from procman.jobs.dialect import Dead
 from procman.jobs.exchange import Target
 from procman.jobs.oca.dialect import QueueJob
 from procman.jobs.runner import Runner
@@ -328,7 +329,7 @@ def test_without_a_proof_it_is_left_alone(odoo, layout):
     odoo("UPDATE queue_job SET worker_pid = 4000000, date_started = '2020-01-01', date_enqueued = '2020-01-01'")
     _, runner = odoo.served()
     drive(runner, lambda: odoo.is_known_to(runner))
-    drive_for(runner, link.SECOND_LOOK + 1.5)
+    drive_for(runner, tries.SECOND_LOOK + 1.5)
     assert odoo.job(uuid)["state"] == "started"
 
 
@@ -372,7 +373,7 @@ def test_jobs_that_run_when_it_starts(odoo, layout):
     runner.close()
     runner = odoo.runner(Target(url=f"http://127.0.0.1:{workers.address.port}"), channels="root:1")
     odoo.enqueue("note", '["after"]')
-    drive_for(runner, link.SECOND_LOOK + 1)
+    drive_for(runner, tries.SECOND_LOOK + 1)
     assert odoo.states() == {"started": 1, "pending": 1}, "it takes room, and is not taken for dead"
     file.touch()
     drive(runner, lambda: odoo.states() == {"done": 2})
@@ -420,7 +421,7 @@ def test_nobody_is_declared_dead_who_has_locked_its_job_in_the_last_moment(odoo,
     uuid, hold, _ = late
     abandoned = dialect.abandoned(cr, [uuid])
     assert hold()
-    assert dialect.rescue(cr, [link.Dead(uuid, abandoned[uuid])]) == []
+    assert dialect.rescue(cr, [Dead(uuid, abandoned[uuid])]) == []
     assert odoo.job(uuid)["state"] == "started"
 
 
@@ -428,7 +429,7 @@ def test_who_has_been_declared_dead_does_not_get_the_lock(odoo, dialect, late):
     dialect, cr = dialect
     uuid, hold, _ = late
     abandoned = dialect.abandoned(cr, [uuid])
-    (rescued,) = dialect.rescue(cr, [link.Dead(uuid, abandoned[uuid], "killed", "its stacks\0")])
+    (rescued,) = dialect.rescue(cr, [Dead(uuid, abandoned[uuid], "killed", "its stacks\0")])
     assert (rescued.uuid, rescued.state, rescued.retry, rescued.worker_pid) == (uuid, "pending", 1, os.getpid())
     assert not hold()
     row = odoo.job(uuid)
@@ -441,7 +442,7 @@ def test_a_rescue_is_of_one_try(odoo, dialect, late):
     uuid, _, _ = late
     abandoned = dialect.abandoned(cr, [uuid])
     odoo("UPDATE queue_job SET date_started = date_started + interval '1 s'")
-    assert dialect.rescue(cr, [link.Dead(uuid, abandoned[uuid])]) == []
+    assert dialect.rescue(cr, [Dead(uuid, abandoned[uuid])]) == []
 
 
 # -- who starts the jobs -----------------------------------------------------------------------------------

@@ -275,7 +275,7 @@ def test_nobody_takes_jobs_for_a_while(start_runner, truth, jobs_url, short_path
     address = UnixAddress(path=str(short_path / "late.sock"))
     runner = start_runner(address)
     uuid = functions.note.delay("a")
-    until(lambda: "were not taken" in runner.log(), what=runner.log)
+    until(lambda: "and offered again" in runner.log(), what=runner.log)
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(address.path)
         stranger.listen()
@@ -293,7 +293,7 @@ def test_nobody_takes_jobs_for_a_while(start_runner, truth, jobs_url, short_path
     finally:
         workers.close()
     assert truth.job(uuid)["retry"] == 1
-    assert runner.log().count("were not taken") == 1
+    assert runner.log().count("and offered again") == 1
     until(lambda: "taken again" in runner.log(), what=runner.log)
 
 
