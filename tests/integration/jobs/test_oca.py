@@ -17,7 +17,7 @@ from procman import signaling
 from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec, JobQueue
 from procman.db.connection import database_name
-from procman.jobs import tries
+from procman.jobs import link, tries
 from procman.jobs.dialect import Dead
 from procman.jobs.exchange import Target
 from procman.jobs.oca.dialect import QueueJob
