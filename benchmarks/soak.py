@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import os
 import random
+import select
 import signal
 import socket
 import statistics
@@ -68,7 +69,7 @@ max_restarts = 1000000
 """
 CLIENTS = 8
 PATIENCE = 30.0  # seconds for one answer
-EXCUSE = 0.25  # seconds around a kill for which it is to blame
+EXCUSE = 0.25  # seconds before and after a death for which it is to blame
 SAMPLE = 1.0
 WARM_UP = 0.2  # the part of the time that comes before the comparison
 MOST_GROWTH = 1.0  # MiB
@@ -94,7 +95,7 @@ class Record:
     answered: int = 0
     slowest: float = 0.0
     lost: list[Lost] = field(default_factory=list)
-    killed: dict[int, float] = field(default_factory=dict)  # when, by pid
+    killed: dict[int, tuple[float, float]] = field(default_factory=dict)  # when it was told, and had ended, by pid
     began: dict[str, int] = field(default_factory=dict)  # which worker, by request that is not answered yet
     kills: dict[str, int] = field(default_factory=dict)
     reloads: int = 0
@@ -226,11 +227,21 @@ class Soak:
             if not victims:
                 continue
             pid = self._random.choice(victims)
-            if kind == "worker":
-                self._record.killed[pid] = time.monotonic()
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                self._end(pid, self._record.killed if kind == "worker" else {})
                 self._record.kills[kind] = self._record.kills.get(kind, 0) + 1
+
+    def _end(self, pid: int, killed: dict[int, tuple[float, float]]) -> None:
+        """Kill it, and wait for its end: on a busy machine both may take a while."""
+        pidfd = os.pidfd_open(pid)
+        try:
+            told = time.monotonic()
+            killed[pid] = (told, told + PATIENCE)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], PATIENCE)
+            killed[pid] = (told, time.monotonic())
+        finally:
+            os.close(pidfd)
 
     def _victims(self, kind: str) -> list[int]:
         if kind in ("template", "nursery"):
@@ -263,7 +274,9 @@ def judge(record: Record) -> tuple[int, int, list[Lost]]:
         worker = lost.worker or record.began.get(lost.id)
         if worker is not None and worker in record.killed:
             on_killed += 1
-        elif worker is None and any(lost.begun - EXCUSE <= at <= lost.at + EXCUSE for at in record.killed.values()):
+        elif worker is None and any(
+            told - EXCUSE <= lost.at and lost.begun <= ended + EXCUSE for told, ended in record.killed.values()
+        ):
             excused += 1
         else:
             unexcused.append(lost)

@@ -6,7 +6,6 @@ deep; then a directory with a short path, made from the state directory's, stand
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,8 @@ def postgres_socket_dir(state_dir: str, environ: Mapping[str, str]) -> str:
 def _directory_for(socket: str, state_dir: str, environ: Mapping[str, str]) -> str:
     if fits(os.path.join(state_dir, socket)):
         return state_dir
+    import hashlib  # late: it loads OpenSSL, for which the daemon has no other use
+
     digest = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:12]
     name = f"procman-{os.getuid()}-{digest}"
     runtime = environ.get("XDG_RUNTIME_DIR", "")

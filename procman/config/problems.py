@@ -10,7 +10,6 @@ import datetime
 import json
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +144,8 @@ def describe(value: Any) -> str:
 
 def suggestion(word: str, candidates: Iterable[str]) -> str:
     """``; did you mean "…"?`` when one of the candidates is close to the word, else nothing."""
+    from difflib import get_close_matches  # late: a file without problems does not need it
+
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return f"; did you mean {quoted(by_lower[close[0]])}?" if close else ""

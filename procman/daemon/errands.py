@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -133,7 +132,7 @@ class Errands:
             Question(self._loop, target(probe, worker.slot), probe.timeout, answer)
             return
         env = (("PROCMAN_POOL", worker.spec.name), ("PROCMAN_SLOT", str(worker.slot)), ("PROCMAN_PID", str(worker.pid)))
-        mark = secrets.token_hex(8)
+        mark = os.urandom(8).hex()  # `secrets` would load OpenSSL
         seat = Seat(name=worker.name, slot=worker.slot, generation=worker.generation, record=0, mark=mark)
         running = self._run(_errand_spec(worker.spec, probe.target, env), f"{worker.name}.probe", seat, answer)
         if running is not None:
