@@ -48,6 +48,7 @@ _MOST_TURNED_AWAY = 128  # connections that are told so
 _LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not be written are tried again
 _OTHER_DESCRIPTORS = 256  # of the worker and its application, beside the connections
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
+_QUIET = 2.0  # seconds without a request after which nobody is surprised by the end of a connection
 _IDLE = Phase.IDLE  # looked up for each request
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -433,14 +434,16 @@ class HttpWorker:
 
         On a connection that it has to make anew a worker that is free answers it. As at the end of `keepalive`, a
         request may be on its way, which the client sends once more (RFC 9112, 9.6); one that has come is served later.
+        Not every client does: who is in the midst of asking is therefore not hung up on unannounced.
         """
-        kept = [each for each in self._connections.values() if each.phase == Phase.IDLE and each is not serving]
+        quiet = monotonic() + self._work.keepalive - _QUIET
+        kept = [each for each in self._connections.values() if each.phase == Phase.IDLE and each.due <= quiet]
         waiting = select.poll()
         for connection in kept:
             waiting.register(connection.fd, select.POLLIN)
         asking = {fd for fd, _ in waiting.poll(0)}
         for connection in kept:
-            if connection.fd not in asking and not connection.parser.arriving:
+            if connection is not serving and connection.fd not in asking and not connection.parser.arriving:
                 self._close(connection)
 
     def _end_unless_asked(self, connection: Connection) -> None:

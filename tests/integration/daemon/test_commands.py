@@ -79,7 +79,7 @@ PROMISED_OF_WORKER = {
     "uptime": (float,),
 }
 # What procman adds: to every worker; to one that has answered requests; to a pool that listens.
-ADDED_TO_WORKER = {"errors"}
+ADDED_TO_WORKER = {"errors", "progress"}
 ADDED_TO_HTTP_WORKER = {
     *("p50", "p99", "latencies", "request_seconds"),
     *("connections", "bytes_received", "bytes_sent"),
