@@ -237,7 +237,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """From a job runner, at most once a second: its figures, in JSON, which the arbiter hands on unread."""
+    """From a job runner or a cron worker, at most once a second: figures in JSON, which the arbiter hands on unread."""
 
     text: str
 

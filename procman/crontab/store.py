@@ -48,6 +48,23 @@ _OUTLOOK = f"""
         ARRAY(SELECT schedule FROM procman.cron WHERE {_DUE} AND {_OURS} ORDER BY {_RANK} LIMIT 100),
         {_TRIGGERED}
 """
+# Without those that are in the code no more, as far as the same application has been imported since.
+_FIGURES = """
+    SELECT jsonb_build_object('entries', count(*), 'runs', coalesce(sum(runs), 0),
+        'failing', count(*) FILTER (WHERE failure_count > 0 AND enabled),
+        'disabled', count(*) FILTER (WHERE NOT enabled),
+        'due', count(*) FILTER (WHERE next_call <= now() AND enabled),
+        'late', coalesce(extract(epoch FROM now() - min(next_call)
+            FILTER (WHERE next_call <= now() AND enabled AND NOT locked)), 0))
+    FROM (
+        SELECT runs, failure_count, next_call, name <> ALL (ARRAY(SELECT name FROM procman.cron_disabled)) AS enabled,
+            cron.xmax IN (SELECT transactionid FROM pg_locks WHERE locktype = 'transactionid') AS locked
+        FROM procman.cron JOIN (
+            SELECT application, max(declared_at) AS latest FROM procman.cron GROUP BY application
+        ) AS release USING (application)
+        WHERE declared_at > latest - interval '1 minute'
+    ) AS entry
+"""
 _FOREIGN = "SELECT name FROM procman.cron WHERE name <> ALL (%s)"
 
 _RECORD = """
@@ -203,6 +220,13 @@ def foreign(cursor: Any, names: Iterable[str]) -> list[str]:
     """The entries that are none of these."""
     cursor.execute(_FOREIGN, (list(names),))
     return [name for (name,) in cursor.fetchall()]
+
+
+def figures(cursor: Any) -> dict[str, float]:
+    """What monitoring wants to know of the entries; late: seconds for which the one that waits for longest has."""
+    cursor.execute(_FIGURES)
+    found: dict[str, float] = cursor.fetchone()[0]
+    return found
 
 
 def record(cursor: Any, report: Report) -> None:

@@ -66,14 +66,15 @@ class Figures:
         }
 
     def _published(self, pool: PoolSnapshot) -> dict[str, Any]:
-        """What a job runner says of its jobs; during a replacement the newer one, as soon as it has said something."""
-        if pool.kind != Kind.JOBRUNNER.value:
+        """What a job runner says of its jobs, and a cron worker of its entries: the newest that has said something."""
+        what = {Kind.JOBRUNNER.value: "jobs", Kind.CRON.value: "cron"}.get(pool.kind)
+        if what is None:
             return {}
         said = [process.published for worker in pool.workers if (process := self._children.workers.get(worker.id))]
         try:
-            return {"jobs": next((json.loads(text) for text in reversed(said) if text), None)}
+            return {what: next((json.loads(text) for text in reversed(said) if text), None)}
         except (ValueError, RecursionError):
-            return {"jobs": None}
+            return {what: None}
 
     def circus(self, pid: int, cpu_percent: float, number: int | None = None) -> dict[str, Any] | str:
         """Circus's figures of a process whose own have just been taken (`circus.process_info`)."""

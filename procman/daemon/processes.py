@@ -74,7 +74,7 @@ class WorkerProcess(Process):
     killed: bool = False  # by us
     on_caches: list[Callable[[tuple[CacheFigures, ...] | None], None]] = field(default_factory=list)
 
-    published: str = ""  # of a job runner: its last figures, in JSON
+    published: str = ""  # of a job runner or cron worker: its last figures, in JSON
     on_answer: dict[int, Callable[[str | None], None]] = field(default_factory=dict)
 
     def no_more_answers(self) -> None:

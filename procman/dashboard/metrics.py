@@ -36,8 +36,29 @@ def exposition(view: View) -> str:
         *_pools(view.pools),
         *_workers(view.pools),
         *job_metrics.families(runners, time.time()),
+        *_cron(view.pools),
     ]
     return "".join([*_text(families), *_latencies(view.pools), *_job_times(runners)])
+
+
+def _cron(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    """Of entries, by what cron workers have published; a database that several pools know is told of by each."""
+    known = [
+        ({"pool": name, "db": database}, figures)
+        for name, pool in pools.items()
+        for database, figures in (pool.get("cron") or {}).items()
+    ]
+    if not known:
+        return
+    for field, name, kind, text in (
+        ("entries", "entries", "gauge", "Cron entries in the code."),
+        ("due", "due", "gauge", "Those that are due, or are being run."),
+        ("late", "late_seconds", "gauge", "For how long one has been due that nobody runs; the longest."),
+        ("failing", "failing", "gauge", "Those whose last run has failed."),
+        ("disabled", "disabled", "gauge", "Those that are not run: disabled, or deactivated for their failures."),
+        ("runs", "runs_total", "counter", "Runs that have ended."),
+    ):
+        yield f"procman_cron_{name}", kind, text, [(labels, figures[field]) for labels, figures in known]
 
 
 def _job_times(runners: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

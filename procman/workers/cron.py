@@ -11,8 +11,10 @@ that hangs, however short the limits are.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from itertools import islice
 from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("procman.cron")
 
+_MOST_DATABASES = 500  # of which figures fit into a message
+
 
 def serve(child: Child, application: Any) -> None:
     """Run the entries that the imported modules of ``application`` have registered, until retired."""
@@ -42,6 +46,7 @@ class CronWorker:
         self._declared = declared
         self._agendas: dict[str, Agenda] = {}
         self._discover_at: float | None = None
+        self._figures: dict[str, dict[str, float]] = {}  # the last ones, by database
         child.on_evidence = self._explain
 
     def run(self) -> None:
@@ -70,6 +75,7 @@ class CronWorker:
             for agenda in list(self._agendas.values()):
                 if agenda.look_at <= now and child.retiring is None:
                     agenda.visit()
+            self._publish()
             self._wait()
 
     def _discover(self) -> None:
@@ -89,6 +95,14 @@ class CronWorker:
             self._agendas.pop(name).close()
         if discovers(spec.databases):
             self._discover_at = monotonic() + LONGEST_SLEEP
+
+    def _publish(self) -> None:
+        if any(agenda.figures is not None for agenda in self._agendas.values()):
+            for name, agenda in self._agendas.items():
+                if agenda.figures is not None:
+                    self._figures[name], agenda.figures = agenda.figures, None
+            figures = {name: self._figures[name] for name in self._agendas if name in self._figures}
+            self._child.publish(json.dumps(dict(islice(figures.items(), _MOST_DATABASES))))
 
     def _wait(self) -> None:
         """Until something is due, notified or said by the arbiter; at once if something is due already."""

@@ -31,6 +31,7 @@ log = logging.getLogger("procman.cron")
 LONGEST_SLEEP = 30.0
 _CLAIMED_LOOK = 5.0  # at most, to look after what another worker is running: it may have died
 _VACUUM_EVERY = 3600.0
+_FIGURES_EVERY = 15.0
 _PAUSE_FIRST, _PAUSE_MOST = 0.1, 1.0
 
 FAILURES = (DatabaseUnavailable, DatabaseSetupError, psycopg2.Error)
@@ -54,6 +55,8 @@ class Agenda:
         self._registered = False
         self._register_at = 0.0
         self._vacuum_at = monotonic() + LONGEST_SLEEP
+        self.figures: dict[str, float] | None = None  # of late, until they are taken
+        self._figures_at = 0.0
         self._due = 0  # so many entries as far as is known
         self._triggered = False
         self._pauses = Pauses(_PAUSE_FIRST, _PAUSE_MOST)
@@ -141,6 +144,10 @@ class Agenda:
         now = monotonic()
         if not self._registered and self._register_at <= now:
             self._register()
+        if self._registered and self._figures_at <= now:
+            with self._cursor() as cursor:
+                self.figures = store.figures(cursor)
+            self._figures_at = now + _FIGURES_EVERY
         if self._vacuum_at <= now:
             with self._cursor() as cursor:
                 more = history.vacuum(cursor, self._work.history_age)

@@ -181,6 +181,17 @@ def test_everybody_is_told_of_an_entry_that_has_failed_for_a_week(daemon, ask):
     assert "Cron fails in database procman is deactivated" in daemon.log
 
 
+def test_figures_of_the_entries_are_in_stats(daemon, ask):
+    def figures():
+        return (daemon.pool("cron")["cron"] or {}).get("procman")
+
+    found = wait_until(figures, "the figures")
+    # Both applications of the database.
+    assert found["entries"] == 7
+    assert set(found) == {"entries", "runs", "failing", "disabled", "due", "late"}
+    assert found["late"] < 30
+
+
 def test_a_sleeping_worker_is_never_taken_for_one_that_hangs(daemon):
     """Asked for a sign of life every half second, with limits far shorter than its sleep."""
     before = daemon.pool("idle")["workers"]

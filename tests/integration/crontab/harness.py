@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
-from procman.core.lifecycle import Boot, Bounded, FromChild, Ready, Retire, Retiring, Seat
+from procman.core.lifecycle import Boot, Bounded, FromChild, Published, Ready, Retire, Retiring, Seat
 from procman.core.reason import Reason
 from procman.core.spec import CronWork, DatabaseSpec, Kind, Limits, PoolSpec
 from procman.observe.scoreboard import Scoreboard
@@ -78,13 +78,13 @@ class Worker:
         return self.board.read(0)
 
     def await_message(self, kind: type[Any]) -> Any:
-        """The next message, which is to be of this type; what it says of the limits of units is passed over."""
+        """The next message, which is to be of this type; figures are passed over."""
         while True:
             readable, _, _ = select.select([self.channel], [], [], PATIENCE)
             assert readable, f"no {kind.__name__} from the worker:\n{self.log()}"
             received = self.channel.receive()
             assert received is not None
-            if not isinstance(received[0], Bounded) or kind is Bounded:
+            if not isinstance(received[0], Bounded | Published):
                 assert isinstance(received[0], kind), f"{received[0]}\n{self.log()}"
                 return received[0]
 

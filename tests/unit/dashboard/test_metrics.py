@@ -145,5 +145,21 @@ def test_jobs_as_their_runners_tell():
         assert line.startswith(("# HELP procman_", "# TYPE procman_")) or SAMPLE.fullmatch(line), line
 
 
+def test_cron_entries_as_their_workers_tell():
+    figures = {"entries": 12, "runs": 345, "failing": 1, "disabled": 2, "due": 3, "late": 1.5}
+    shown = lines(cron=pool(cron={"a": figures}), other=pool(cron=None))
+    assert {
+        'procman_cron_entries{pool="cron",db="a"} 12',
+        'procman_cron_due{pool="cron",db="a"} 3',
+        'procman_cron_late_seconds{pool="cron",db="a"} 1.5',
+        'procman_cron_failing{pool="cron",db="a"} 1',
+        'procman_cron_disabled{pool="cron",db="a"} 2',
+        'procman_cron_runs_total{pool="cron",db="a"} 345',
+    } <= set(shown)
+    for line in shown:
+        assert line.startswith(("# HELP procman_", "# TYPE procman_")) or SAMPLE.fullmatch(line), line
+    assert not any("procman_cron" in line for line in lines(web=pool(), cron=pool(cron=None)))
+
+
 def test_without_a_runner_there_is_nothing_about_jobs():
     assert not any("procman_jobs" in line for line in lines(web=pool()))
