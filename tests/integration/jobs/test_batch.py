@@ -10,6 +10,7 @@ from procman import signaling
 from procman.jobs import execute
 from procman.jobs.execute import Outcome
 from tests.support import jobs as functions
+from tests.support.daemon import Procmand
 from tests.support.jobrunner import JobRunner, Workers
 
 
@@ -264,3 +265,44 @@ def test_the_history_knows_of_a_try_that_was_left_to_another_worker(run, truth):
     run(*uuids)
     (row,) = truth("SELECT h.* FROM procman.job_attempt h JOIN procman.job ON id = job_id WHERE uuid = %s", uuids[0])
     assert (row["outcome"], row["number"], row["exc_name"]) == ("retry", 1, "procman.UnitAborted")
+
+
+NAPS = """
+import time
+import procman
+
+@procman.job(batch=10)
+def nap(seconds):
+    time.sleep(seconds)
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_limits_of_a_worker_are_for_each_job_of_a_batch(short_path, jobs_url, truth):
+    """Together they take longer than one unit may; then one does."""
+    configuration = f"""
+[database]
+url = "{jobs_url}"
+[pools.http]
+kind = "http"
+app = "app:application"
+bind = "unix:web.sock"
+limits = {{ time_real = 4 }}
+[pools.jobrunner]
+kind = "jobrunner"
+channels = "root:1"
+"""
+    with Procmand(short_path, configuration, modules={"app.py": NAPS}) as daemon:
+        enqueue = "INSERT INTO procman.job (function, args, batch) SELECT 'app:nap', to_jsonb(ARRAY[n]), 10 "
+        truth(enqueue + "FROM unnest(ARRAY[1, 1, 1, 1, 1]) AS n")
+        daemon.wait(lambda: truth.states() == {"done": 5}, "naps")
+        assert len({row["xmin"] for row in truth("SELECT xmin::text FROM procman.job")}) == 1
+        assert daemon.pool("http")["exits"] == []
+        truth(enqueue + "FROM unnest(ARRAY[0.1, 60, 0.1]) AS n")
+        daemon.wait(lambda: truth.states() == {"done": 7, "failed": 1}, "all but one")
+        (failed,) = truth("SELECT args, exc_name, retry FROM procman.job WHERE state = 'failed'")
+        assert (failed["args"], failed["exc_name"]) == ([60], "procman.errors.UnitAborted")
+        assert {row["retry"] for row in truth("SELECT retry FROM procman.job WHERE state = 'done'")} == {1}
