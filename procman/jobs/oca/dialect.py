@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from array import array
 from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from procman.jobs.dialect import Dead, Dialect, Key, NoQueue, Offered, Rescued, 
 from procman.jobs.oca import statements as sql
 from procman.jobs.oca.layout import Layout, look
 from procman.jobs.oca.lock import SESSION, AdvisoryLock
-from procman.jobs.scheduler import ENQUEUED, STARTED
+from procman.jobs.scheduler import ENQUEUED, PENDING, STARTED
 from procman.jobs.tables import DATABASES_CHANNEL
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ NOTIFY_CHANNEL = "queue_job"
 RELOAD = "reload"  # the payload by which version 18 says that a channel's settings have changed
 
 _ELSEWHERE = "an Odoo"
+_LOCKED_FOR = 1.0
 
 
 class QueueJob(Dialect):
@@ -52,6 +54,7 @@ class QueueJob(Dialect):
         self._seen: set[int] = set()  # workers that have had a session in this database
         self._looked_for: set[int] = set()
         self._words: dict[str, str] = {}
+        self._locked: dict[Key, float] = {}  # jobs that somebody else may be about to change: when to offer them again
         self._rival = False
 
     # -- connections ---------------------------------------------------------------------------------------
@@ -98,10 +101,16 @@ class QueueJob(Dialect):
         return None if payload == RELOAD else payload
 
     def by_key(self, cr: Any, keys: Sequence[Key]) -> list[Row]:
-        rows = self._rows(cr, sql.BY_KEY, list(keys))
+        rows = [self._postponed(row) for row in self._rows(cr, sql.BY_KEY, list(keys))]
         self._look_for_rivals(rows)
         # uuid has no unique index.
         return list({row.key: row for row in reversed(rows)}.values())
+
+    def _postponed(self, row: Row) -> Row:
+        left = self._locked.pop(row.key, 0.0) - monotonic()
+        if row.state != PENDING or left <= 0:
+            return row
+        return row._replace(wait=max(left, row.wait or 0.0))
 
     def find(self, cr: Any, uuid: str) -> Key | None:
         return uuid if self._rows(cr, sql.BY_KEY, [uuid]) else None
@@ -174,7 +183,10 @@ class QueueJob(Dialect):
 
     def offer(self, cr: Any, keys: Sequence[Key]) -> list[Offered]:
         cr.execute(sql.OFFER, (list(keys),))
-        return [Offered(*row) for row in cr.fetchall()]
+        offered = [Offered(*row) for row in cr.fetchall()]
+        again = monotonic() + _LOCKED_FOR
+        self._locked = dict.fromkeys(set(keys) - {offer.key for offer in offered}, again)
+        return offered
 
     def take_back(self, cr: Any, offers: Sequence[Offered]) -> None:
         cr.execute(sql.TAKE_BACK, ([offer.key for offer in offers], [offer.at for offer in offers]))

@@ -33,10 +33,15 @@ WHERE state = 'failed' AND coalesce(nullif(channel, ''), 'root') = ANY(%s)
 """
 PAUSED = "SELECT complete_name, true FROM queue_job_channel WHERE paused"
 
+# A transaction of Odoo's that has changed a job, and goes on for long, must not hold up the others.
 OFFER = f"""
-UPDATE queue_job SET state = 'enqueued', date_enqueued = {_NOW}
-WHERE uuid = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= {_NOW})
-RETURNING uuid, uuid, date_enqueued
+UPDATE queue_job AS job SET state = 'enqueued', date_enqueued = {_NOW}
+FROM (
+    SELECT id FROM queue_job WHERE uuid = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= {_NOW})
+    FOR NO KEY UPDATE SKIP LOCKED
+) AS free
+WHERE job.id = free.id
+RETURNING job.uuid, job.uuid, job.date_enqueued
 """
 
 TAKE_BACK = """

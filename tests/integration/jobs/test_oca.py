@@ -207,6 +207,19 @@ def test_a_job_that_is_cancelled_in_the_moment_of_its_choice(odoo):
     assert runner.scheduler.figures()["root"].running == 0
 
 
+def test_a_transaction_that_has_changed_a_job_holds_up_that_one_only(odoo):
+    odoo.install(LAYOUTS["18.0"])
+    uuid = odoo.enqueue("note", '["changed"]', priority=1)
+    odoo.enqueue("note", '["other"]')
+    with psycopg2.connect(odoo.url) as connection, connection.cursor() as cr:
+        cr.execute("UPDATE queue_job SET priority = 2 WHERE uuid = %s", (uuid,))
+        _, runner = odoo.served(channels="root:1")
+        drive(runner, lambda: odoo.effects() == ["other"])
+        connection.commit()
+        drive(runner, lambda: odoo.effects() == ["other", "changed"])
+    connection.close()
+
+
 # -- what is asked -----------------------------------------------------------------------------------------
 
 
