@@ -13,7 +13,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from procman import signaling
-from procman.core.channels import ROOT
 from procman.core.spec import JobQueue
 from procman.jobs.capacity import LOOK_EVERY, Capacity
 from procman.jobs.deaths import Deaths
@@ -190,7 +189,7 @@ class Runner(Desk):
             self.links[jobs[0].database].choose([job.key for job in jobs])
             room -= 1
         # Users come and go without a word, so it is looked for room again and again, while something waits for it.
-        self._blocked = room <= 0 and self.capacity.shared and self.scheduler.figures()[ROOT].waiting > 0
+        self._blocked = room <= 0 and self.capacity.shared and self.scheduler.waiting > 0
 
     def room(self) -> int:
         """How many more requests can be made, as far as there are workers for them."""

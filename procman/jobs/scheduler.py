@@ -211,8 +211,13 @@ class Scheduler:
     @property
     def has_sequential(self) -> bool:
         """Whether there is any channel in which failed jobs matter."""
-        channels = self.channels().values()
+        channels = (node.channel for node in self._tree.nodes.values())
         return any(channel.sequential or channel.sequential_default for channel in channels)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait, for whatever."""
+        return self._tree.root.waiting
 
     def channels(self) -> dict[str, Channel]:
         """The channels there are: configured, made as a parent, made for a job."""
