@@ -42,6 +42,7 @@ _RECEIVED, _SENT, _SECONDS, _CONNECTIONS = range(64, 68)
 # How far which unit is: its begin, and a share; another unit's is nobody's.
 _PROGRESS_OF, _PROGRESS = 68, 69
 _LATENCIES = 72
+_FIRST_BOUND = LATENCY_BOUNDS[0]
 
 _TEXT_LENGTH = struct.Struct("<H")
 _NAME_LENGTH = struct.Struct("<I")
@@ -184,11 +185,12 @@ class Record:
 
         In bytes its name is UTF-8, and need not be encoded each time.
         """
-        self._busy = busy = self._busy + 1
+        busy = self._busy + 1
         self._sequence = sequence = self._sequence + 1
         self.started = started = monotonic()
         name = unit if isinstance(unit, bytes) else unit.encode("utf-8", "replace")
         _pack_unit(self._view, _UNIT_AT, sequence, busy, started, 0, 0, 0.0, 0.0, 0, b"", len(name), name, sequence)
+        self._busy = busy  # last: see `unit`
 
     def show(self, unit: str, started: float) -> None:
         """Of several units at once, show this one."""
@@ -200,7 +202,7 @@ class Record:
     def end(self, failed: bool = False) -> None:
         """The unit is over."""
         ints = self._ints
-        self._busy = ints[_BUSY] = self._busy - 1  # first: `unit`
+        self._busy = ints[_BUSY] = self._busy - 1  # first: see `unit`
         self.requests = ints[_REQUESTS] = self.requests + 1
         if failed:
             self._errors += 1
@@ -211,13 +213,16 @@ class Record:
 
     @property
     def unit(self) -> int | None:
-        """A number for the unit that runs now, where there is one at a time: another one than the last had."""
+        """A number for the unit that runs now, where there is one at a time: another one than the last had.
+
+        For signal handlers, too: what is done to it is done between the end of `begin` and the begin of `end`.
+        """
         return self.requests if self._busy else None
 
     def served(self, seconds: float, received: int, sent: int) -> None:
         """The unit was a request that took so long, with so many bytes of body in and of response out."""
         ints = self._ints
-        ints[_LATENCIES + bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        ints[_LATENCIES if seconds <= _FIRST_BOUND else _LATENCIES + bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self._seconds += seconds
         self._floats[_SECONDS] = self._seconds
         self._sent += sent

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
@@ -40,15 +40,19 @@ _MOST_EMPTY_LINES = 4  # before a request; RFC 9112 section 2.2 wants one to be 
 _NEVER_IN_TRAILERS = frozenset((b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"))
 
 
+R = TypeVar("R", bound=Request)
+
+
 def _memory_body(expected: int | None) -> BinaryIO:
     return BytesIO()
 
 
-class RequestParser:
+class RequestParser(Generic[R]):
     """Reads the requests of one connection.
 
     ``new_body`` makes the file that a request's body is collected in; it is told the announced size, or None
     when the body comes in chunks. ``familiar`` is for parsers with the same limits to share.
+    ``make`` makes a request, which may be more than that to whoever answers it.
     """
 
     __slots__ = (
@@ -65,6 +69,7 @@ class RequestParser:
         "_limits",
         "_lines",
         "_llhttp",
+        "_make",
         "_most_at_once",
         "_new_body",
         "_request",
@@ -81,7 +86,9 @@ class RequestParser:
         limits: RequestLimits | None = None,
         new_body: Callable[[int | None], BinaryIO] = _memory_body,
         familiar: Familiar | None = None,
+        make: Callable[[], R] = Request,  # type: ignore[assignment]
     ) -> None:
+        self._make = make
         self._limits = limits or RequestLimits()
         self._most_at_once = min(self._limits.target, self._limits.head, LONGEST)
         self._new_body = new_body
@@ -91,14 +98,14 @@ class RequestParser:
         self._held = b""  # the beginning of a request line
         self._empty_lines = 0
         self._begun: Line | None = None  # the request line has been read, the head has not
-        self._request: Request | None = None  # its head has been read
+        self._request: R | None = None  # its head has been read
         self._headers: list[tuple[bytes, bytes]] = []
         self._tail = b""  # the last bytes of a head, or between chunks: its end may come in two pieces
         self._head_done = False
         self._fed = 0  # bytes since anything was got out of them: bounds what llhttp itself collects
         self._body_left = 0
         self._chunked = False
-        self.requests: list[Request] = []
+        self.requests: list[R] = []
         self.error: BadRequest | None = None
         self.arriving = False  # a request has begun and is not complete
         self.awaits_continue = False  # the client waits for "100 Continue" before it sends the body
@@ -120,25 +127,25 @@ class RequestParser:
         if request is not None:
             self.requests.append(request)
 
-    def read(self, data: bytes) -> Request | None:
+    def read(self, data: bytes) -> R | None:
         """Read what the client sent: one request and nothing else; or it is as if it had been fed.
 
         That is the usual case, without a detour: a head without a body, all of it, and within every limit.
         """
-        if self.error is not None or self.finished:
+        if self.arriving or self._held or self.requests or self.finished or len(data) > self._most_at_once:
+            self._read_on(data)
             return None
-        if self.arriving or self._held or self.requests or len(data) > self._most_at_once:
-            self._fed += len(data)
-            self._read_pieces(data)
+        if self.error is not None:
             return None
         start, _, rest = data.partition(_LINE_END)
         line, head = self._lines.get(start), self._heads.get(rest)
         if head is not None and (line is not None or (line := self._familiar.line(start)) is not None):
             self._empty_lines = 0
-            return Request(line, head)
+            request = self._make()
+            request.line, request.head = line, head
+            return request
         if data.find(_HEAD_END) != len(data) - 4 or (line is None and (line := usual_line(start)) is None):
-            self._fed += len(data)
-            self._read_pieces(data)
+            self._read_on(data)
             return None
         self._begun = line
         self.arriving = True
@@ -149,7 +156,11 @@ class RequestParser:
         self._familiar.learn(start, rest, request)
         return request
 
-    def _read_pieces(self, data: bytes) -> None:
+    def _read_on(self, data: bytes) -> None:
+        """Read any number of requests, and any parts of them."""
+        if self.error is not None or self.finished:
+            return
+        self._fed += len(data)
         if self._held:
             data, self._held = self._held + data, b""
         at, size = 0, len(data)
@@ -255,7 +266,8 @@ class RequestParser:
         headers = self._headers
         self._headers = []
         fields: dict[str, str] = {}
-        request = Request(line, Head(headers, fields))
+        request = self._make()
+        request.line, request.head = line, Head(headers, fields)
         for name, value in headers:
             fields[KEYS[name]] = value.decode("latin-1").rstrip(" \t")
         if (
@@ -395,7 +407,7 @@ class RequestParser:
         if self.requests[-1].body is not None:
             self._replay_framing(self.requests.pop())
 
-    def _replay_framing(self, request: Request) -> None:
+    def _replay_framing(self, request: R) -> None:
         assert self._llhttp is not None
         fields = request.head.fields
         if "CONTENT_LENGTH" in fields:

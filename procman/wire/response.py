@@ -37,7 +37,7 @@ _NAMES: dict[str, str] = {}  # as written -> in lower case, of names that were f
 _STATUSES: dict[str, tuple[int, str, bool]] = {}
 _MOST_REMEMBERED = 512
 _LONGEST_LENGTH = 18  # digits: sendfile(2) takes no more than 63 bits
-_HEADS: dict[tuple[str, tuple[tuple[str, str], ...]], ResponseHead] = {}
+HEADS: dict[tuple[str, tuple[tuple[str, str], ...]], ResponseHead] = {}  # that were made: see `response_head`
 _LONGEST_REMEMBERED = 1024  # bytes of a head
 
 _LINE_END = b"\r\n"
@@ -87,19 +87,19 @@ class ResponseHead:
         return self.block + date + framing + _LINE_END
 
 
-def response_head(status: str, headers: list[tuple[str, str]]) -> ResponseHead:
+def response_head(status: str, headers: Iterable[tuple[str, str]]) -> ResponseHead:
     """The head that says this, which need not be made again if it has been said before; raises as it does."""
     said = status, tuple(headers)
     try:
-        return _HEADS[said]
+        return HEADS[said]
     except TypeError:  # something in it is no str and no tuple: the head itself will say
         return ResponseHead(status, said[1])
     except KeyError:
         head = ResponseHead(status, said[1])
     if len(head.block) <= _LONGEST_REMEMBERED:
-        if len(_HEADS) >= _MOST_REMEMBERED:
-            _HEADS.clear()
-        _HEADS[said] = head
+        if len(HEADS) >= _MOST_REMEMBERED:
+            HEADS.clear()
+        HEADS[said] = head
     return head
 
 

@@ -111,9 +111,11 @@ class Child:
         os.register_at_fork(after_in_child=self._become_a_stranger)  # os.getpid() would be a system call for each unit
         self._told_by_signal = False
         self._dump_fd = dump_fd
-        self._in_unit = False
-        self._interrupted = False
-        self._struck = False  # the unit has been ended by an exception, which it may still be dealing with
+        # A unit begins, by its name: from here on limits act on it. One at a time, in the main thread.
+        self.begin_unit: Callable[[str | bytes], None] = record.begin  # no more than that, and no frame for it
+        # By its number on the record (`Record.unit`), so that nothing has to be put back for the next one:
+        self._interrupted: int | None = None  # the unit that the arbiter has found over its time
+        self._struck: int | None = None  # that has been ended by an exception, which it may still be dealing with
         self._heeding = False  # a signal is being heeded, and must be heeded to the end
         self._abort_due: Reason | None = None  # came meanwhile
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -310,12 +312,6 @@ class Child:
 
     # -- units --------------------------------------------------------------------------------------------
 
-    def begin_unit(self, name: str | bytes) -> None:
-        """A unit begins: from here on limits act on it. One at a time, in the main thread."""
-        self.record.begin(name)
-        self._interrupted = self._struck = False
-        self._in_unit = True
-
     def bound_unit(self, seconds: float) -> None:
         """The unit that runs may take so long, from its beginning on, or less where the pool's limits say so."""
         self.record.bound(seconds)
@@ -337,7 +333,6 @@ class Child:
             # A process that the application has forked, and that has come out of the unit by return or sys.exit().
             # It must not go on as a second worker on this one's descriptors, of which nobody knows.
             os._exit(0)
-        self._in_unit = False
         record = self.record
         record.end(failed)
         self._unlooked = unlooked = self._unlooked + record.ended - record.started
@@ -409,7 +404,7 @@ class Child:
         self._strike(Reason.CPU_TIME)
 
     def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self._interrupted = True
+        self._interrupted = self.record.unit
         self._strike(Reason.REAL_TIME)
 
     def _abort(self, reason: Reason) -> None:
@@ -418,9 +413,10 @@ class Child:
         Once: the arbiter's clock and this worker's may both find it over a limit, and a second exception would
         strike in the midst of what is done about the first. One that goes on all the same is killed.
         """
-        if not self._in_unit or self._struck:
+        unit = self.record.unit
+        if unit is None or unit == self._struck:
             return
-        self._struck = True
+        self._struck = unit
         log.warning("Worker %s (%d): limit of the unit reached: %s", self.name, os.getpid(), reason)
         self.retire(reason)
         if self._canceller is not None:
@@ -430,7 +426,8 @@ class Child:
         raise UnitAborted(reason)
 
     def _waits_for_interruption(self) -> bool:
-        return self._in_unit and not self._interrupted
+        unit = self.record.unit
+        return unit is not None and unit != self._interrupted
 
     def _on_channel(self, signum: int, frame: FrameType | None) -> None:
         if (channel := self._channel) is not None and channel.ended():

@@ -27,7 +27,7 @@ from procman.unix.process import make_room
 from procman.wire.request import Head, Line, Request
 from procman.wire.response import CONTINUE, plain
 from procman.workers.http_access import accesses
-from procman.workers.http_connection import SEND_TIMEOUT, Connection, Phase
+from procman.workers.http_connection import ARRIVALS, SEND_TIMEOUT, Connection, Phase
 from procman.workers.http_entry import Door
 from procman.workers.http_listener import Listener
 from procman.workers.http_proxies import Proxies
@@ -73,6 +73,7 @@ class HttpWorker:
         self._units = Units(child, application, proxies, self._accesses)
         if child.spec.workers > 1:
             self._units.before_job = self._hang_up
+        self._serve, self._keepalive = self._units.serve, self._work.keepalive  # looked up for each request
         self._threads: Threads | None = None
         if self._work.threads > 1:
             self._threads = Threads(
@@ -103,12 +104,14 @@ class HttpWorker:
             while True:
                 if self._child.retiring is not None and self._leave():
                     return
-                for fd, _ in poll(self._timeout(), _EVENTS):
+                for fd, event in poll(self._timeout(), _EVENTS):
                     connection = connections.get(fd)
                     if connection is None:
                         self._on_other(fd)
                     elif connection.phase <= _IDLE:
                         self._receive(connection)
+                        if event != EPOLLIN and connection.events == ARRIVALS:
+                            connection.watch_input()  # the end has come as well
                     else:
                         self._on_event(connection)
                 if self._pipelined:
@@ -261,7 +264,8 @@ class HttpWorker:
         try:
             data = connection.recv(_RECEIVE)
         except BlockingIOError:
-            connection.watch(connection.wanted(EPOLLIN))
+            if connection.events != ARRIVALS:
+                connection.watch_input()
             return
         except OSError:
             data = b""
@@ -269,20 +273,20 @@ class HttpWorker:
             self._close(connection)
             return
         request = connection.read(data)
-        if request is None or connection.out or connection.closing or self._threads is not None:
+        if request is None or self._threads is not None:
             if request is not None:
                 connection.parser.requests.append(request)
             self._go_on(connection)
             return
         # The usual case: one request, and the client waits for its answer.
-        ended = self._units.serve(request, connection)
+        ended = self._serve(request, connection)
         if connection.out or connection.closing or connection.closed:
             self._go_on(connection)
             return
         if not connection.events:
-            connection.watch(EPOLLIN)
+            connection.watch_input()
         connection.phase = _IDLE
-        connection.due = due = ended + self._work.keepalive
+        connection.due = due = ended + self._keepalive
         if due < self._look_at:
             self._look_at = due
 
@@ -324,7 +328,7 @@ class HttpWorker:
 
     def _await_request(self, connection: Connection) -> None:
         parser = connection.parser
-        connection.watch(connection.wanted(EPOLLIN))
+        connection.watch_input()
         if parser.awaits_continue:
             parser.awaits_continue = False
             connection.send([CONTINUE])
@@ -361,7 +365,8 @@ class HttpWorker:
         if self._accesses is not None:
             self._accesses.refused(connection.peer[0], status)
         head, body = plain(status, reason, headers)
-        request = Request(Line("GET", "", "HTTP/1.1"), Head([], {}))
+        request = Request()
+        request.line, request.head = Line("GET", "", "HTTP/1.1"), Head([], {})
         connection.parser.requests.clear()
         connection.respond(request, head, b"", (body,), keep=False, now=monotonic())
         self._go_on(connection)

@@ -17,7 +17,6 @@ from procman.observe.access import AccessLog, Visit
 if TYPE_CHECKING:
     from procman.core.spec import HttpWork
     from procman.observe.scoreboard import Record
-    from procman.wire.request import Request
     from procman.workers.child import Child
     from procman.workers.http_connection import Connection
     from procman.workers.http_threads import Bench
@@ -65,7 +64,7 @@ class Scribe:
         self._since = monotonic()
         self._cpu = thread_time()
 
-    def end(self, request: Request, exchange: Exchange, connection: Connection) -> None:
+    def end(self, exchange: Exchange, connection: Connection) -> None:
         """Its response is out, or on its way."""
         cpu = thread_time() - self._cpu
         record = self._record
@@ -73,26 +72,26 @@ class Scribe:
         has_run = record.started >= self._since  # else it was refused before its unit, and the record is of another
         begun = now - (monotonic() - (record.started if has_run else self._since))
         arrived = getattr(connection.sock, "arrived", None)
-        code = exchange.head.code if exchange.head is not None else 500
+        code = exchange.response.code if exchange.response is not None else 500
         remote, scheme, host = exchange.origin or (
             connection.peer[0],
             connection.environ["wsgi.url_scheme"],
-            request.line.authority or request.head.fields.get("HTTP_HOST"),
+            exchange.line.authority or exchange.head.fields.get("HTTP_HOST"),
         )
         self._log.add(
             Visit(
                 ended=now,
                 remote=remote,
-                method=request.line.method,
-                target=request.line.target,
-                protocol=request.line.version,
+                method=exchange.line.method,
+                target=exchange.line.target,
+                protocol=exchange.line.version,
                 status=exchange.broken or (_GONE if connection.closed else code),
                 sent=exchange.body_sent,
-                received=request.body_size,
+                received=exchange.body_size,
                 host=host,
                 scheme=scheme,
-                referer=request.head.fields.get("HTTP_REFERER"),
-                user_agent=request.head.fields.get("HTTP_USER_AGENT"),
+                referer=exchange.head.fields.get("HTTP_REFERER"),
+                user_agent=exchange.head.fields.get("HTTP_USER_AGENT"),
                 wait=0.0 if arrived is None else max(0.0, begun - arrived),
                 real=record.ended - record.started if has_run else 0.0,
                 cpu=cpu,

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from procman.wire.http import RequestParser
     from procman.wire.request import Request
     from procman.wire.response import ResponseHead
-    from procman.workers.wsgi import FileWrapper
+    from procman.workers.wsgi import Exchange, FileWrapper
 
 log = logging.getLogger("procman.http")
 
 MOST_WAITING = 1024 * 1024  # bytes of a streamed response that wait for the client in memory
+# The end of what comes has to be told for itself: it may follow in the same instant what has been told already.
+ARRIVALS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 SEND_TIMEOUT = 30.0  # seconds without the client taking a byte
 _JOINED = 256 * 1024  # below this, joining the parts of a response is cheaper than sending them one by one
 _SENDFILE_AT_ONCE = 4 * 1024 * 1024  # a fast reader of a huge file must let the others have their turn
@@ -133,7 +135,7 @@ class Connection:
         self,
         sock: Stream,
         fd: int,
-        parser: RequestParser,
+        parser: RequestParser[Exchange],
         *,
         peer: tuple[str, int],
         environ: dict[str, Any],
@@ -198,17 +200,15 @@ class Connection:
         self, request: Request, head: ResponseHead, framing: bytes, blocks: Sequence[bytes], keep: bool, now: float
     ) -> None:
         """Send a whole response: at once what the kernel takes, and the rest when it can."""
-        if not (keep and request.keep_alive and request.line.version == "HTTP/1.1") or self._owner.retiring is not None:
+        usual = keep and request.keep_alive and self._keeps and request.line.version == "HTTP/1.1"
+        if not usual or self._owner.retiring is not None:
             framing = self._framing(request, framing, keep=keep)
-        elif not self._keeps:
-            self.closing = True
-            framing += _CLOSE
         date = _date_line if now < _date_due else date_line(now)
         if self.out or self.closed or len(blocks) != 1 or head.has_date or len(blocks[0]) > _JOINED:
             self.send([head.render(date, framing), *blocks])
             return
         # The usual case: the kernel takes all of it.
-        data = b"%b%b%b\r\n%b" % (head.block, date, framing, blocks[0])
+        data = b"".join((head.block, date, framing, b"\r\n", blocks[0]))
         try:
             sent = self.send_now(data)
         except BlockingIOError:
@@ -324,6 +324,20 @@ class Connection:
         else:
             self._poll.register(self.fd, events)
         self.events = events
+
+    def watch_input(self) -> None:
+        """Let epoll tell when something has come, or has come already and was not read.
+
+        Of plain sockets it tells each arrival once. What has been read to its end need not be looked at again then by
+        each epoll_wait(2), as it has to be where epoll tells that there is something; and it tells of connections in
+        the order in which they have asked.
+        """
+        if not self.plain:
+            self.watch(self.wanted(select.EPOLLIN))
+        elif self.events == ARRIVALS:
+            self._poll.modify(self.fd, ARRIVALS)  # has it looked at once more
+        else:
+            self.watch(ARRIVALS)
 
     def wanted(self, otherwise: int) -> int:
         """What epoll has to wait for after the socket could not do what it was asked."""

@@ -11,6 +11,7 @@ from procman.wire.familiar import Familiar
 from procman.wire.http import RequestParser
 from procman.wire.request import RequestLimits
 from procman.workers.http_connection import Connection, Owner
+from procman.workers.wsgi import Exchange
 from procman.workers.wsgi_environ import base_environ, peer_environ
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Listener:
         connection = Connection(
             sock,
             fd,
-            RequestParser(self._limits, self._new_body, self._familiar),
+            RequestParser(self._limits, self._new_body, self._familiar, Exchange),
             peer=peer,
             environ=self._environ,
             remote=peer_environ(peer),

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from procman.core.spec import Limits
-    from procman.wire.request import Request
     from procman.workers.child import Child
     from procman.workers.http_connection import Connection
     from procman.workers.http_unit import Units
+    from procman.workers.wsgi import Exchange
 
 log = logging.getLogger("procman.http")
 
@@ -64,7 +64,7 @@ class Threads:
         # Reentrant: the arbiter's signal may come while the loop itself looks at the limits, in the same thread.
         self._lock = threading.RLock()
         self._running: dict[Bench, float] = {}  # since when; the oldest first
-        self._waiting: SimpleQueue[tuple[Request, Connection]] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[Exchange, Connection]] = SimpleQueue()
         self._done: deque[Connection] = deque()
         self._limits = child.spec.limits
         child.abort_current = self._abort
@@ -74,7 +74,7 @@ class Threads:
             work = (make_units(bench), bench)
             threading.Thread(target=self._run, args=work, name=f"unit {number}", daemon=True).start()
 
-    def submit(self, request: Request, connection: Connection) -> None:
+    def submit(self, request: Exchange, connection: Connection) -> None:
         """Have the request answered by the next thread that is free."""
         self._waiting.put((request, connection))
 

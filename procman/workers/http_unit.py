@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from procman.workers.http_connection import Connection
     from procman.workers.http_proxies import Proxies
     from procman.workers.http_threads import Bench
+
+    Work = Callable[[Exchange, dict[str, Any]], int]  # returns a status
 
 log = logging.getLogger("procman.http")
 
@@ -53,6 +56,8 @@ class Units:
             from procman import signaling
 
             self._signaling = signaling
+        # What is done in a unit; None: the application is called, and nothing else.
+        self._work: Work | None = None if self._signaling is None else self._transact
         # Called before a job runs on a connection, by whoever has other connections to look after.
         self.before_job: Callable[[Any], object] = lambda connection: None
         # Who exposes functions has imported it.
@@ -62,49 +67,80 @@ class Units:
         # Not asked again for each request.
         self.serve = self._serve if self._scribe is None else self._serve_and_log  # type: ignore[method-assign]
 
-    def serve(self, request: Request, connection: Connection) -> float:
+    def serve(self, exchange: Exchange, connection: Connection) -> float:
         """Answer the request, and send as much of that as the kernel takes; when the unit ended, CLOCK_MONOTONIC."""
-        return self._serve(request, connection)
+        return self._serve(exchange, connection)
 
-    def _serve_and_log(self, request: Request, connection: Connection) -> float:
+    def _serve_and_log(self, exchange: Exchange, connection: Connection) -> float:
         assert self._scribe is not None
-        exchange = Exchange(request, connection)
         self._scribe.begin()
-        ended = self._serve(request, connection, exchange)
-        self._scribe.end(request, exchange, connection)
+        ended = self._serve(exchange, connection)
+        self._scribe.end(exchange, connection)
         return ended
 
-    def _serve(self, request: Request, connection: Connection, exchange: Exchange | None = None) -> float:
-        if exchange is None:
-            exchange = Exchange(request, connection)
-        if request.line.path == RUN_JOB and self._is_for_job(request):
-            self._serve_job(request, exchange, connection.peer[0])
-            return monotonic()
-        environ = make_environ(request, connection.environ, connection.remote)
-        if request.head.told is not None and not self._believe(request, environ, exchange, connection.peer[0]):
-            return monotonic()
-        name = request.line.name
-        if self._rpc is not None and self._rpc.serves(request.line.path):
-            self._run_unit(name, exchange, self._call, exchange, environ)
-        elif self._signaling is None:
-            self._run_unit(name, exchange, exchange.run, self._application, environ)
+    def _serve(self, exchange: Exchange, connection: Connection) -> float:
+        """Bracket what there is to do as a unit, and send what has come of it."""
+        exchange.client = connection
+        line, child, record = exchange.line, self._child, self._record
+        environ = make_environ(exchange, connection.environ, connection.remote)
+        name, work = line.name, self._work
+        if line.path == RUN_JOB or exchange.head.told is not None or self._rpc is not None:
+            found = self._look_closer(exchange, environ, connection.peer[0])
+            if found is None:
+                return monotonic()
+            name, work = found
+        sent = connection.sent
+        status = 500
+        ended = False
+        try:
+            child.begin_unit(name)
+            try:
+                status = exchange.run(self._application, environ) if work is None else work(exchange, environ)
+            except BaseException as error:
+                status = self._failed(name, exchange, error)
+            finally:
+                child.end_unit(status >= 500)
+                ended = True
+        except UnitAborted:
+            self._end_again(exchange, ended=ended)
+        if connection.closed:
+            exchange.drop_file()
         else:
-            self._run_unit(name, exchange, self._transact, exchange, environ)
-        if request.body is not None:
-            request.body.close()
-        return self._record.ended
+            exchange.finish(record.ended)
+        record.served(record.ended - record.started, exchange.body_size, connection.sent - sent)
+        if exchange.body is not None:
+            exchange.body.close()
+        return record.ended
 
-    def _believe(self, request: Request, environ: dict[str, Any], exchange: Exchange, peer: str) -> bool:
+    def _end_again(self, exchange: Exchange, *, ended: bool) -> None:
+        """A limit struck while another end of the unit was being dealt with. After end_unit() it can't any more."""
+        if not ended:
+            self._child.end_unit(failed=True)
+        self._roll_back_leftover()
+        exchange.replace(*plain(503))
+
+    def _look_closer(self, exchange: Exchange, environ: dict[str, Any], peer: str) -> tuple[bytes, Work | None] | None:
+        """What the unit is called, and what is to be done in it; None when the answer is out without one."""
+        line = exchange.line
+        if line.path == RUN_JOB and self._is_for_job(exchange):
+            return self._find_job(exchange, peer)
+        if exchange.head.told is not None and not self._believe(exchange, environ, peer):
+            return None
+        if self._rpc is not None and self._rpc.serves(line.path):
+            return line.name, self._call
+        return line.name, self._work
+
+    def _believe(self, exchange: Exchange, environ: dict[str, Any], peer: str) -> bool:
         """Take what proxies tell for what it is worth; false when the request is refused for it."""
         try:
-            self._proxies.tell(environ, request.head.told or {}, peer)
+            self._proxies.tell(environ, exchange.head.told or {}, peer)
             exchange.origin = environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ.get("HTTP_HOST")
         except BadRequest as refusal:
-            request.keep_alive = False
+            exchange.keep_alive = False
             exchange.replace(*plain(refusal.status, str(refusal)))
             exchange.finish(monotonic())
-            if request.body is not None:
-                request.body.close()
+            if exchange.body is not None:
+                exchange.body.close()
             return False
         return True
 
@@ -143,36 +179,7 @@ class Units:
         database = environ[KEY] = self._database_of(environ)
         return database
 
-    # -- the unit ------------------------------------------------------------------------------------------
-
-    def _run_unit(
-        self, name: bytes, exchange: Exchange, work: Callable[[Any, Any], int], first: Any, second: Any
-    ) -> None:
-        """Bracket ``work``, which returns a status, as a unit, and send what has come of it."""
-        child, client, record = self._child, exchange.client, self._record
-        sent = client.sent
-        status = 500
-        ended = False
-        try:
-            child.begin_unit(name)
-            try:
-                status = work(first, second)
-            except BaseException as error:
-                status = self._failed(name, exchange, error)
-            finally:
-                child.end_unit(status >= 500)
-                ended = True
-        except UnitAborted:
-            # It struck while the first one was being dealt with. After end_unit() it can't any more.
-            if not ended:
-                child.end_unit(failed=True)
-            self._roll_back_leftover()
-            exchange.replace(*plain(503))
-        if client.closed:
-            exchange.drop_file()
-        else:
-            exchange.finish(record.ended)
-        record.served(record.ended - record.started, exchange.request.body_size, client.sent - sent)
+    # -- failures --------------------------------------------------------------------------------------------
 
     def _failed(self, unit: bytes, exchange: Exchange, error: BaseException) -> int:
         """The application's boundary: whatever it raises is the answer to this one request; its status."""
@@ -206,25 +213,25 @@ class Units:
         ours = request.line.method == "GET" and self._signaling is not None
         return ours and "HTTP_X_ODOO_DATABASE" not in request.head.fields
 
-    def _serve_job(self, request: Request, exchange: Exchange, peer: str) -> None:
-        """Run the job that the job runner of this machine asks for."""
-        asked = parse_qs(request.line.query)
+    def _find_job(self, exchange: Exchange, peer: str) -> tuple[bytes, Work] | None:
+        """The job that the job runner of this machine asks for."""
+        asked = parse_qs(exchange.line.query)
         database, uuid = asked.get("db", [""])[0], asked.get("job_uuid", [""])[0]
-        if not _is_local(request, peer):
+        if not _is_local(exchange, peer):
             exchange.replace(*plain(403, "jobs are run for this machine only"))
         elif not database or not uuid:
             exchange.replace(*plain(400, "db and job_uuid are needed"))
         else:
             self.before_job(exchange.client)
             # Of several the first one; the others are units as they come.
-            self._run_unit(b"job %b" % uuid[:_UUID].encode(), exchange, self._job, exchange, (database, uuid))
-            return
+            return b"job %b" % uuid[:_UUID].encode(), partial(self._job, database, uuid)
         exchange.finish(monotonic())
+        return None
 
-    def _job(self, exchange: Exchange, job: tuple[str, str]) -> int:
+    def _job(self, database: str, uuid: str, exchange: Exchange, environ: dict[str, Any]) -> int:
         from procman.jobs.execute import run
 
-        outcome = run(*job, worker=self._child.name, watch=self._child)
+        outcome = run(database, uuid, worker=self._child.name, watch=self._child)
         exchange.replace(*plain(outcome.status))
         return 500 if outcome.failed else 200
 

@@ -12,13 +12,13 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Protocol
 
-from procman.wire.response import LAST_CHUNK, chunk, response_head
+from procman.wire.request import Request
+from procman.wire.response import HEADS, LAST_CHUNK, chunk, response_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-    from procman.wire.request import Request
     from procman.wire.response import ResponseHead
 
 MOST_COLLECTED = 1024 * 1024  # bytes of a response that wait for the commit
@@ -87,25 +87,25 @@ class FileWrapper:
         return fd, offset, max(0, status.st_size - offset)
 
 
-class Exchange:
-    """One call of the application: its start_response, its write, its blocks."""
+class Exchange(Request):
+    """A request and one call of the application for it: its start_response, its write, its blocks."""
 
+    client: Client  # given before the call
     # What is rarely anything else costs nothing to say here, and an attribute of each to say there.
-    head: ResponseHead | None = None
+    response: ResponseHead | None = None
     streams = False  # something has gone out already
     origin: tuple[str, str, str | None] | None = None  # client, scheme and host, if a proxy has told
     broken: int | None = None  # the status of the failure that the response broke off for
     held: Callable[[], bool] | None = None  # a transaction is open: let nothing out before its end
+    _blocks: list[bytes] = []  # noqa: RUF012 - never filled: the first block makes one
     _size = 0
     _sent = 0
     _chunked = False
     _file: tuple[FileWrapper, tuple[int, int, int]] | None = None
 
-    def __init__(self, request: Request, client: Client) -> None:
-        self.request = request
-        self.client = client
-        self._is_head = request.line.method == "HEAD"
-        self._blocks: list[bytes] = []
+    @property
+    def _is_head(self) -> bool:
+        return self.line.method == "HEAD"
 
     # -- what the application calls ------------------------------------------------------------------------
 
@@ -122,12 +122,16 @@ class Exchange:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # the traceback knows this frame: a cycle
-        elif self.head is not None:
+        elif self.response is not None:
             raise AssertionError("start_response() called again without exc_info")
-        self.head = response_head(status, headers)
-        if not self.streams:
+        said = status, tuple(headers)
+        try:
+            self.response = HEADS[said]
+        except (KeyError, TypeError):
+            self.response = response_head(*said)
+        if self._size and not self.streams:
             # An error page takes the place of what was collected and not sent.
-            self._blocks.clear()
+            self._blocks = []
             self._size = 0
         return self.write
 
@@ -137,11 +141,14 @@ class Exchange:
             raise TypeError(f"the application must give bytes, not {type(data).__name__}")
         if not data:
             return
-        if self.head is None:
+        if self.response is None:
             raise AssertionError("the application gave data before it called start_response()")
-        if self._silent(self.head):
+        if self._silent(self.response):
             return
-        self._blocks.append(data)
+        if self._blocks:
+            self._blocks.append(data)
+        else:
+            self._blocks = [data]
         self._size += len(data)
         if self.streams:
             self._flush()
@@ -154,24 +161,24 @@ class Exchange:
         """Call the application and take in what it returns; its status. Raises whatever it raises."""
         iterable = application(environ, self.start_response)
         kind = type(iterable)
-        if (kind is list or kind is tuple) and self.head is not None and not self.streams:
+        if (kind is list or kind is tuple) and self.response is not None and not self.streams:
             # It is all there: nothing is won by streaming it, however much it is.
             size = self._size
             for block in iterable:
                 if type(block) is not bytes:
                     raise TypeError(f"the application must give bytes, not {type(block).__name__}")
-                self._blocks.append(block)
                 size += len(block)
+            self._blocks = [*self._blocks, *iterable]
             self._size = size
-            return self.head.code
+            return self.response.code
         try:
             self._take(iterable)
         finally:
             if self._file is None and hasattr(iterable, "close"):
                 iterable.close()
-        if self.head is None:
+        if self.response is None:
             raise AssertionError("the application did not call start_response()")
-        return self.head.code
+        return self.response.code
 
     def _take(self, iterable: Iterable[bytes]) -> None:
         if isinstance(iterable, FileWrapper) and not self._blocks and not self.streams:
@@ -182,7 +189,7 @@ class Exchange:
                 return
         for block in iterable:
             self.write(block)
-            if self._is_head and self.head is not None:
+            if self._is_head and self.response is not None:
                 break  # nobody gets to see the rest
 
     def _silent(self, head: ResponseHead) -> bool:
@@ -191,18 +198,18 @@ class Exchange:
 
     def _complete(self) -> bool:
         """As much as the application has announced is there."""
-        return self.head is not None and self.head.length is not None and self._size >= self.head.length
+        return self.response is not None and self.response.length is not None and self._size >= self.response.length
 
     # -- the end -------------------------------------------------------------------------------------------
 
     def finish(self, now: float) -> None:
         """The unit is over and has committed: let go of what was held back. ``now``: CLOCK_MONOTONIC."""
-        head = self.head
+        head = self.response
         assert head is not None
         if self.streams:
             self._finish_stream()
-        elif head.length == self._size and not (self._is_head or self._file or head.bodyless):
-            self.client.respond(self.request, head, b"", self._blocks, True, now)
+        elif head.length == self._size and not (head.bodyless or self._file or self.line.method == "HEAD"):
+            self.client.respond(self, head, b"", self._blocks, True, now)
         else:
             self._send_collected(head, now)
 
@@ -213,14 +220,14 @@ class Exchange:
             self.broken = head.code
             self.client.abort()
             return
-        self.head = head
+        self.response = head
         self._blocks = [body]
         self._size = len(body)
 
     @property
     def body_sent(self) -> int:
         """Bytes of the body that are out, or on their way."""
-        if self.head is None or self._silent(self.head):
+        if self.response is None or self._silent(self.response):
             return 0
         return self._sent + sum(map(len, self._blocks)) if self.streams else self._size
 
@@ -245,13 +252,13 @@ class Exchange:
             self._cut(head.length)
         if silent:
             self.drop_file()
-            self.client.respond(self.request, head, framing, (b"",), keep=keep, now=now)
+            self.client.respond(self, head, framing, (b"",), keep=keep, now=now)
         elif self._file is not None:
             file, (fd, offset, _) = self._file
-            first = self.client.head(self.request, head, framing, keep=keep)
+            first = self.client.head(self, head, framing, keep=keep)
             self.client.send_file(first, file, (fd, offset, self._size))
         else:
-            self.client.respond(self.request, head, framing, self._blocks, keep=keep, now=now)
+            self.client.respond(self, head, framing, self._blocks, keep=keep, now=now)
 
     def _cut(self, length: int) -> None:
         # PEP 3333, "Handling the Content-Length Header": never more than was announced.
@@ -262,29 +269,29 @@ class Exchange:
     # -- streaming -----------------------------------------------------------------------------------------
 
     def _begin_to_stream(self) -> None:
-        head, request = self.head, self.request
+        head = self.response
         assert head is not None
         self.streams = True
-        self._chunked = head.length is None and request.line.version == "HTTP/1.1"
+        self._chunked = head.length is None and self.line.version == "HTTP/1.1"
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         # Without a length and without chunks only the end of the connection ends the body.
         keep = self._chunked or head.length is not None
-        self.client.stream(self.client.head(request, head, framing, keep=keep))
+        self.client.stream(self.client.head(self, head, framing, keep=keep))
         self._flush()
 
     def _flush(self) -> None:
-        head = self.head
+        head = self.response
         assert head is not None
         data = b"".join(self._blocks)
         if head.length is not None and self._sent + len(data) >= head.length:
             self._blocks = [data[: head.length - self._sent]]
             return  # this completes the response: held back for the commit
-        self._blocks.clear()
+        self._blocks = []
         self._sent += len(data)
         self.client.stream(chunk(data) if self._chunked else data)
 
     def _finish_stream(self) -> None:
-        head = self.head
+        head = self.response
         assert head is not None
         if self._chunked:
             self.client.send([LAST_CHUNK])

@@ -166,7 +166,9 @@ def test_what_is_familiar_is_read_as_what_is_new(whole: list[bytes], turns: list
             kept.awaits_continue,
         )
         for request in ours.requests:
-            fresh = make_environ(Request(request.line, Head(request.head.headers, request.head.fields)), BASE, REMOTE)
+            new = Request()
+            new.line, new.head = request.line, Head(request.head.headers, request.head.fields)
+            fresh = make_environ(new, BASE, REMOTE)
             assert shown(make_environ(request, BASE, REMOTE)) == shown(fresh) or request.body is not None
         ours.requests.clear()
         kept.requests.clear()

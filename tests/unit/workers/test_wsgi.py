@@ -62,8 +62,8 @@ class Recorder:
         return self.sent.partition(b"\r\n\r\n")[2]
 
 
-def request(raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n") -> Request:
-    parser = RequestParser()
+def request(raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n") -> Exchange:
+    parser = RequestParser(make=Exchange)
     parser.feed(raw)
     assert parser.error is None
     return parser.requests[0]
@@ -71,7 +71,8 @@ def request(raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n") -> Request:
 
 def call(app: App, raw: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", *, held: bool = True) -> Recorder:
     client, asked = Recorder(), request(raw)
-    exchange = Exchange(asked, client)
+    exchange = asked
+    exchange.client = client
     exchange.held = lambda: held
     exchange.run(app, make_environ(asked, BASE, peer_environ(("127.0.0.1", 1234))))
     client.events.append("commit")
@@ -444,7 +445,8 @@ def test_what_is_like_a_file_is_read() -> None:
 
 def test_a_failed_unit_is_answered_with_something_else() -> None:
     client, asked = Recorder(), request()
-    exchange = Exchange(asked, client)
+    exchange = asked
+    exchange.client = client
     exchange.held = lambda: True
     exchange.run(blocks(b"never seen"), make_environ(asked, BASE, peer_environ(("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
@@ -454,7 +456,8 @@ def test_a_failed_unit_is_answered_with_something_else() -> None:
 
 def test_what_has_gone_out_can_only_be_broken_off() -> None:
     client, asked = Recorder(), request()
-    exchange = Exchange(asked, client)
+    exchange = asked
+    exchange.client = client
     exchange.run(blocks(b"seen"), make_environ(asked, BASE, peer_environ(("", 0))))
     exchange.replace(ResponseHead("503 Later", []), b"later")
     assert client.aborted
