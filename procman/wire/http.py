@@ -123,8 +123,7 @@ class RequestParser(Generic[R]):
 
     def feed(self, data: bytes) -> None:
         """Read what the client sent."""
-        request = self.read(data)
-        if request is not None:
+        if (request := self.read(data)) is not None:
             self.requests.append(request)
 
     def read(self, data: bytes) -> R | None:

@@ -273,9 +273,7 @@ class HttpWorker:
             self._close(connection)
             return
         request = connection.read(data)
-        if request is None or self._threads is not None:
-            if request is not None:
-                connection.parser.requests.append(request)
+        if request is None:
             self._go_on(connection)
             return
         # The usual case: one request, and the client waits for its answer.

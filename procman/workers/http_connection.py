@@ -151,7 +151,7 @@ class Connection:
         self.recv = sock.recv
         self.send_now = sock.send
         self.parser = parser
-        self.read = parser.read
+        self.read: Callable[[bytes], Exchange | None] = parser.read  # a request that can be answered at once
         self.peer = peer  # address and port; ("", 0) on a unix socket
         self.environ = environ  # what its requests have in common with those of other connections; not to be changed
         self.remote = remote  # and with one another alone

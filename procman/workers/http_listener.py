@@ -58,6 +58,8 @@ class Listener:
             poll=self._poll,
             spooled_at_most=self._work.response_buffer,
         )
+        if self._work.threads > 1:
+            connection.read = connection.parser.feed  # all requests are handed over in the same way
         self._door.receive(connection, sock)
         return connection
 
