@@ -80,6 +80,25 @@ def test_a_name_that_is_cut_within_a_character_can_be_read(board: Scoreboard, re
     assert (board.read(1).unit or "").rstrip("\ufffd") == "x" + "\u20ac" * 81
 
 
+def test_a_name_in_bytes_is_the_same_name(board: Scoreboard, record: Record) -> None:
+    record.begin("GET /caf\u00e9".encode())
+    assert board.read(1).unit == "GET /caf\u00e9"
+
+
+def test_units_are_told_apart_by_their_numbers(record: Record) -> None:
+    # By these, limits know whether what they have found before is still there.
+    seen = []
+    for _ in range(3):
+        assert record.unit is None
+        record.begin(b"GET /")
+        seen.append(record.unit)
+        record.query(0.1)
+        assert record.unit == seen[-1]
+        record.end()
+    assert record.unit is None
+    assert len({*seen, None}) == 4
+
+
 def test_traffic(board: Scoreboard, record: Record) -> None:
     record.served(0.001, 10, 100)
     record.served(0.0011, 0, 50)
