@@ -138,7 +138,10 @@ def list_(settings: Settings, /, database: str | None, limit: int, **which: Any)
 @_database
 @click.pass_obj
 def show(settings: Settings, job: str, database: str | None) -> None:
-    """All about one job: its progress and result, each attempt with its worker, end and stacks, and its relatives."""
+    """All about one job.
+
+    Its progress and result, each attempt with its worker, end and stacks, and its relatives.
+    """
     settings.show(_details(settings, job, database), jobs_text.details)
 
 
@@ -147,9 +150,10 @@ def show(settings: Settings, job: str, database: str | None) -> None:
 @_database
 @click.pass_obj
 def why(settings: Settings, job: str, database: str | None) -> None:
-    """What a job waits for: its time, its turn, a slot of its channel, another job, a worker, the runner.
+    """What a job waits for.
 
-    The job runners of the daemon are asked, which alone know how full a channel is and who comes first. Where none
+    Its time, its turn, a slot of its channel, another job, a worker, the runner. The job runners of the daemon
+    are asked, which alone know how full a channel is and who comes first. Where none
     answers, it is told what the rows say.
     """
     from procman.cli import jobs_why
@@ -223,9 +227,11 @@ def _others(reason: Mapping[str, Any]) -> list[dict[str, Any]]:
 @_database
 @click.pass_obj
 def stats(settings: Settings, channels: tuple[str, ...], database: str | None) -> None:
-    """The channels: capacity, how many jobs run, wait and have failed in each, how old the oldest is, how fast it goes.
+    """What goes on in the channels.
 
-    The daemon is asked, which has these figures from its job runners, at most a second old. Without it, the rows are
+    Their capacity, how many jobs run, wait and have failed in each, how old the oldest is, how fast it goes.
+    The daemon is asked, which has these figures from its job runners, at most a second old. Without it, the
+    rows are
     counted: then capacities and speeds are not known.
     """
     from procman.cli import jobs_stats
@@ -301,9 +307,10 @@ _all = click.option("--all", "everything", is_flag=True, help="All that the othe
 @_database
 @click.pass_obj
 def retry(settings: Settings, /, database: str | None, done: bool, **which: Any) -> None:
-    """Have jobs that failed or were cancelled tried again, with all their tries.
+    """Have failed or cancelled jobs tried again.
 
-    Either these jobs, or with --all every one that failed, of those that --channel, --function and --since leave. What
+    They get all their tries once more. Either these jobs, or with --all every one that failed, of those that
+    --channel, --function and --since leave. What
     is tried again by itself, as after the death of a worker, needs no such command.
     """
     from procman.jobs import steering
@@ -323,9 +330,10 @@ def retry(settings: Settings, /, database: str | None, done: bool, **which: Any)
 @_database
 @click.pass_obj
 def cancel(settings: Settings, /, database: str | None, running: bool, **which: Any) -> None:
-    """Cancel jobs that have not begun, or have failed, and what waits for them to be done.
+    """Cancel jobs that wait, or have failed.
 
-    Either these jobs, or with --all every one that waits, of those that --channel, --function and --since leave.
+    And what waits for them to be done. Either these jobs, or with --all every one that waits, of those that
+    --channel, --function and --since leave.
     """
     from procman.jobs import steering
 
@@ -425,9 +433,10 @@ _anyway = click.option("--anyway", is_flag=True, help="Also a channel that nobod
 @_database
 @click.pass_obj
 def pause(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
-    """Start no more jobs of these channels and of those below them, until they are resumed; what runs goes on.
+    """Pause channels.
 
-    It is kept in the databases: it outlives restarts, and every job runner on every machine obeys it at once.
+    No more jobs of theirs and of those below them are started, until they are resumed; what runs goes on. It is
+    kept in the databases: it outlives restarts, and every job runner on every machine obeys it at once.
     """
     _say(settings, channels, database, paused=True, anyway=anyway)
 
@@ -438,7 +447,7 @@ def pause(settings: Settings, channels: tuple[str, ...], anyway: bool, database:
 @_database
 @click.pass_obj
 def resume(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
-    """Go on with channels that are paused, by `pause` or by the configuration."""
+    """Go on with paused channels, by `pause` or by the configuration."""
     _say(settings, channels, database, paused=False, anyway=anyway)
 
 
