@@ -119,8 +119,9 @@ def test_it_leads_a_session_of_its_own(daemon, kind):
 def test_it_shows_in_stats_with_the_fields_that_are_promised(daemon, kind):
     settled(daemon, POOLS[kind])
     pool = daemon.ctl("stats")["pools"][POOLS[kind]]
-    assert set(pool) - {"backlog", "jobs"} == {"kind", "state", "generation", "target", "ready", "busy", "workers"}
+    assert set(pool) - {"backlog", "jobs", "cron"} == {"kind", "state", "generation", "target", "ready", "busy", "workers"}
     assert ("jobs" in pool) == (kind is Kind.JOBRUNNER)
+    assert ("cron" in pool) == (kind is Kind.CRON)
     assert pool["kind"] == kind.value
     assert [worker["name"] for worker in pool["workers"]] == [
         f"{POOLS[kind]}.{slot + 1}" for slot in range(pool["target"])
