@@ -86,7 +86,7 @@ def outcome(daemon):
             with connection.cursor() as cr:
                 cr.execute(ROW, (body.decode(),))
                 row = cr.fetchone()
-                return row if row is not None and row[0] in ("done", "failed") else None
+                return row if row and (row[0] == "done" or (row[0] == "failed" and None not in row[6])) else None
 
         return daemon.wait(over, f"the job {name}", timeout=60)
 
