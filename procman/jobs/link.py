@@ -123,6 +123,11 @@ class Link:
         self._ended.update({offered.key: exchange for offered in exchange.offers})
         self._wake()
 
+    @property
+    def settled(self) -> bool:
+        """It is known who leads, or why the database can't be had."""
+        return self.standing.again > 0 or self._problem is not None
+
     def look_up(self, uuid: str, then: Callable[[Key | None], object]) -> None:
         """Hand ``then`` the key of a job, or None: there is none, or the database can't be asked."""
         if self.task is None or not self.feed.connected:

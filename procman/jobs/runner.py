@@ -79,6 +79,7 @@ class Runner(Desk):
         self._exchanges: dict[tuple[str, Key], Exchange] = {}  # by each of their jobs
         self._underway = 0
         self._paused: dict[str, dict[str, bool]] = {}
+        self._listed = False
         self._blocked = False
         self._awake = False
         self._wake_fds: tuple[int, ...] = ()
@@ -129,6 +130,11 @@ class Runner(Desk):
         latest = now + (LOOK_EVERY if self._blocked else _MOST_WAIT)
         return latest if deadline is None else min(latest, deadline)
 
+    @property
+    def settled(self) -> bool:
+        """Each database is led, or stood by for, or can't be had."""
+        return self._listed and all(link.settled for link in self.links.values())
+
     def leave(self) -> None:
         """Start nothing more, and let other runners lead, at once."""
         for link in self.links.values():
@@ -148,6 +154,7 @@ class Runner(Desk):
             except AWAY as error:
                 log.warning("The databases can't be listed: %s", str(error).strip())
                 pause = _NAMES_PAUSE
+            self._listed = True
             asked = monotonic()
             task.pause(asked + pause)
             while monotonic() < asked + _NAMES_PAUSE:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from procman.workers.child import Child
 
 _LONGEST_WAIT = 60.0
+_SETTLE_PATIENCE = 5.0  # for a database that does not answer
 
 
 def serve(child: Child) -> None:
@@ -43,6 +44,7 @@ def serve(child: Child) -> None:
     child.on_told = partial(_heed, runner)
     child.on_question = partial(answer, runner)
     figures = Figures(runner)
+    _settle(child, runner)
     child.ready()
     worked = 0.0
     awake = True
@@ -62,6 +64,16 @@ def serve(child: Child) -> None:
             awake = runner.turn(child.wake_fds, min(_seconds_left(child), figures.seconds_left(monotonic())))
     finally:
         runner.close()
+
+
+def _settle(child: Child, runner: Runner) -> None:
+    """Link to the databases first: a runner that is ready has another one go, and must not be late then."""
+    deadline = monotonic() + _SETTLE_PATIENCE
+    awake = True
+    while not runner.settled and child.retiring is None and (left := deadline - monotonic()) > 0:
+        if awake:
+            child.attend()
+        awake = runner.turn(child.wake_fds, left)
 
 
 def _heed(runner: Runner, message: WorkerEnded | Crew | Rechannel) -> None:

@@ -199,6 +199,22 @@ def test_two_daemons_share_the_work_of_one_database(run, database_url, short_pat
         assert "this one starts its jobs" in second.log
 
 
+def test_a_reload_hands_over_to_the_next_runner_before_the_last_one_goes(run):
+    world = run(HTTP + RUNNER)
+    world.enqueue("hold", "a")
+    world.wait_states(started=1)
+    before = world("SELECT token FROM procman.job_leader")
+    assert world.daemon.procmanctl("reload", "jobrunner").returncode == 0
+    # The old one is gone when the command returns, and has left the lease to the one that was standing by.
+    world.wait(lambda: world("SELECT token FROM procman.job_leader") not in (before, []), "the next one to lead")
+    world.go()
+    world.enqueue("quick", "b")
+    world.wait_states(done=2)
+    assert world("SELECT max(attempt) AS n FROM procman.job") == [{"n": 1}]
+    assert world.daemon.log.count("this one starts its jobs") == 2
+    assert "waiting for jobs" in world.daemon.log.partition("retires: reload")[0].partition("reloads: generation 2")[2]
+
+
 # -- deaths ------------------------------------------------------------------------------------------------
 
 
