@@ -250,6 +250,9 @@ def stats(settings: Settings, channels: tuple[str, ...], database: str | None) -
         with databases.opened(settings.config, os.environ, database) as there:
             rows, problems = databases.ask_each(there, report.by_channel)
         reply = jobs_stats.of_rows(rows, meant, problems, problem)
+    if meant and not reply["channels"]:
+        with databases.opened(settings.config, os.environ, database) as there:
+            _check_channels(meant, _known_channels(settings, there), hint="")
     settings.show(reply, jobs_stats.text)
     _complain(reply["problems"])
 
@@ -503,14 +506,16 @@ def _hint_at_channel(channel: str, known: set[str]) -> None:
         click.echo(f"procmanctl: no job of a channel {channel!r} is known{hint}", err=True)
 
 
-def _check_channels(meant: Sequence[str], known: set[str]) -> None:
+def _check_channels(
+    meant: Sequence[str], known: set[str], *, hint: str = " (--anyway for one that is to come)"
+) -> None:
     from procman.control.protocol import did_you_mean
 
     for channel in meant:
         if channel not in known | {"root"}:
             listed = ", ".join(sorted(known | {"root"})[:20])
-            hint = did_you_mean(channel, sorted(known)) or f"; there are {listed}"
-            raise ControlError(f"nobody knows a channel {channel!r}{hint} (--anyway for one that is to come)")
+            likely = did_you_mean(channel, sorted(known)) or f"; there are {listed}"
+            raise ControlError(f"nobody knows a channel {channel!r}{likely}{hint}")
 
 
 def _user() -> str:

@@ -230,6 +230,9 @@ def test_a_channel_that_nobody_knows_is_a_slip(ctl, truth):
     functions.configured.delay("b")
     assert "nobody knows a channel 'root.mial', did you mean 'root.mail'?" in ctl("pause", "root.mial", code=1)
     assert truth("SELECT FROM procman.job_channel") == []
+    said = "procmanctl: nobody knows a channel 'root.mial', did you mean 'root.mail'?\n"
+    assert ctl("stats", "mial", code=1) == said
+    assert [one["name"] for one in ctl("stats", "mail", "--json")["channels"]] == ["root.mail"]
     assert ctl("pause", "--anyway", "mial") == "root.mial: paused\n"
     assert ctl("resume", "root.mial") == "root.mial: goes on\n"
 
