@@ -116,9 +116,10 @@ class Scheduler:
         if job.state == PENDING:
             self._put_pending(job)
             return
-        database = self._tree.database(job.database)
-        channel = full_name(job.channel)
-        if channel != job.channel:
+        database = self._tree.databases.get(job.database) or self._tree.database(job.database)
+        channel = job.channel
+        if channel not in self._tree.nodes:
+            channel = full_name(channel)
             job = job._replace(channel=channel)
         if job.state in _RUNNING:
             known = database.running.get(job.id)
@@ -126,7 +127,8 @@ class Scheduler:
                 self._drop(database, job.id)
                 self._occupy(database, job)
             database.running[job.id] = job
-            database.know(job.id, job.key)
+            if job.key != job.id:
+                database.know(job.id, job.key)
         elif job.state == FAILED and self.is_sequential(channel):
             if database.failed.get(job.id) != job:
                 self._drop(database, job.id)
