@@ -101,10 +101,14 @@ class QueueJob(Dialect):
         return None if payload == RELOAD else payload
 
     def by_key(self, cr: Any, keys: Sequence[Key]) -> list[Row]:
-        rows = [self._postponed(row) for row in self._rows(cr, sql.BY_KEY, list(keys))]
+        # From here on a job is known by its id, which takes half the memory of a uuid.
+        ids, uuids = [key for key in keys if isinstance(key, int)], [key for key in keys if isinstance(key, str)]
+        rows = self._rows(cr, sql.BY_ID, ids) if ids else []
+        if uuids:
+            known = {row.id for row in rows}
+            rows += [row for row in self._rows(cr, sql.BY_UUID, uuids) if row.id not in known]
         self._look_for_rivals(rows)
-        # uuid has no unique index.
-        return list({row.key: row for row in reversed(rows)}.values())
+        return [self._postponed(row) for row in rows]
 
     def _postponed(self, row: Row) -> Row:
         left = self._locked.pop(row.key, 0.0) - monotonic()
@@ -113,7 +117,7 @@ class QueueJob(Dialect):
         return row._replace(wait=max(left, row.wait or 0.0))
 
     def find(self, cr: Any, uuid: str) -> Key | None:
-        return uuid if self._rows(cr, sql.BY_KEY, [uuid]) else None
+        return next((row.key for row in self._rows(cr, sql.BY_UUID, [uuid])), None)
 
     def live(self, cr: Any, span: Span, most: int) -> list[Row]:
         if span.first == 0:
@@ -123,7 +127,7 @@ class QueueJob(Dialect):
         rows: list[Row] = []
         while len(rows) < most and begin < len(self._live):
             ids = self._live[begin : begin + most - len(rows)]
-            rows += self._rows(cr, sql.BY_ID, ids.tolist())
+            rows += self._rows(cr, sql.LIVE, ids.tolist())
             begin += len(ids)
         if begin == len(self._live):
             self._live = array("q")
@@ -212,7 +216,7 @@ class QueueJob(Dialect):
         if over is not None:
             return []
         cr.execute(sql.RELEASE)
-        return [uuid for (uuid,) in cr.fetchall()]
+        return [id for (id,) in cr.fetchall()]  # noqa: A001
 
     def _proof(self, keys: Sequence[Key]) -> dict[str, Any]:
         dead = [] if self._deaths is None else self._deaths.pids()

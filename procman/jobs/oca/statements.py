@@ -1,4 +1,5 @@
-"""The SQL of queue_job's tables. Its times are UTC and have no time zone; its jobs are named by their uuid.
+"""The SQL of queue_job's tables. Its times are UTC and have no time zone. A notice names a job by its uuid, all
+else by its id.
 
 Whether the worker of a started job is alive is seen in one of two ways, of which a layout has one:
 
@@ -16,13 +17,14 @@ _NOW = "(clock_timestamp() AT TIME ZONE 'UTC')"
 
 # Rows that were made by hand have been seen without priority, channel or dates, and with an eta of infinity.
 COLUMNS = f"""
-    job.uuid, job.id, job.state, coalesce(nullif(job.channel, ''), 'root'), coalesce(job.priority, 10),
+    job.id, job.id, job.state, coalesce(nullif(job.channel, ''), 'root'), coalesce(job.priority, 10),
     coalesce(extract(epoch FROM job.date_created), 0)::float8,
     CASE WHEN isfinite(job.eta) THEN extract(epoch FROM job.eta - {_NOW})::float8 WHEN job.eta > {_NOW} THEN 1e9 END,
     job.date_enqueued, job.date_started, NULL, job.worker_pid
 """
-BY_KEY = f"SELECT {COLUMNS} FROM queue_job AS job WHERE uuid = ANY(%s)"
-BY_ID = f"SELECT {COLUMNS} FROM queue_job AS job WHERE id = ANY(%s) AND state IN ('pending', 'enqueued', 'started')"
+BY_UUID = f"SELECT {COLUMNS} FROM queue_job AS job WHERE uuid = ANY(%s)"
+BY_ID = f"SELECT {COLUMNS} FROM queue_job AS job WHERE id = ANY(%s)"
+LIVE = f"SELECT {COLUMNS} FROM queue_job AS job WHERE id = ANY(%s) AND state IN ('pending', 'enqueued', 'started')"
 # Without an order: PostgreSQL would take it from the primary key, and read all that was ever done.
 LIVE_IDS = "SELECT id FROM queue_job WHERE state IN ('pending', 'enqueued', 'started')"
 RUNNING = f"SELECT {COLUMNS} FROM queue_job AS job WHERE state IN ('enqueued', 'started')"
@@ -37,17 +39,17 @@ PAUSED = "SELECT complete_name, true FROM queue_job_channel WHERE paused"
 OFFER = f"""
 UPDATE queue_job AS job SET state = 'enqueued', date_enqueued = {_NOW}
 FROM (
-    SELECT id FROM queue_job WHERE uuid = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= {_NOW})
+    SELECT id FROM queue_job WHERE id = ANY(%s) AND state = 'pending' AND (eta IS NULL OR eta <= {_NOW})
     FOR NO KEY UPDATE SKIP LOCKED
 ) AS free
 WHERE job.id = free.id
-RETURNING job.uuid, job.uuid, job.date_enqueued
+RETURNING job.id, job.uuid, job.date_enqueued
 """
 
 TAKE_BACK = """
 UPDATE queue_job AS job SET state = 'pending', date_enqueued = NULL
-FROM unnest(%s::text[], %s::timestamp[]) AS offer (uuid, at)
-WHERE job.uuid = offer.uuid AND job.state = 'enqueued' AND job.date_enqueued IS NOT DISTINCT FROM offer.at
+FROM unnest(%s::integer[], %s::timestamp[]) AS offer (id, at)
+WHERE job.id = offer.id AND job.state = 'enqueued' AND job.date_enqueued IS NOT DISTINCT FROM offer.at
 """
 
 # A job that is started says when; if not, its try has a name all the same.
@@ -70,14 +72,14 @@ EXISTS (
 """
 
 ABANDONED_BY_LOCK = f"""
-SELECT uuid, {_TRY} FROM queue_job AS job
-WHERE uuid = ANY(%(keys)s) AND state = 'started' AND NOT {_LOCKED}
+SELECT id, {_TRY} FROM queue_job AS job
+WHERE id = ANY(%(keys)s) AND state = 'started' AND NOT {_LOCKED}
 """
 # Those of workers that are known to have died need no proof.
 _WITHOUT_SESSION = f"(job.worker_pid = ANY(%(seen)s) OR job.worker_pid = ANY(%(dead)s)) AND NOT {_IN_SESSION}"
 ABANDONED_BY_SESSION = f"""
-SELECT uuid, {_TRY} FROM queue_job AS job
-WHERE uuid = ANY(%(keys)s) AND state = 'started' AND {_WITHOUT_SESSION}
+SELECT id, {_TRY} FROM queue_job AS job
+WHERE id = ANY(%(keys)s) AND state = 'started' AND {_WITHOUT_SESSION}
 """
 SESSIONS = """
 SELECT substr(application_name, 6)::integer FROM pg_stat_activity
@@ -87,14 +89,14 @@ WHERE datname = current_database() AND application_name ~ '^odoo-[0-9]{1,9}$'
 # "after too many": the tries so far, with this one.
 _RESCUE = f"""
 WITH given AS (
-    SELECT * FROM unnest(%(keys)s::text[], %(tries)s::timestamp[], %(reasons)s::text[], %(texts)s::text[])
-    AS given (uuid, try_of, reason, info)
+    SELECT * FROM unnest(%(keys)s::integer[], %(tries)s::timestamp[], %(reasons)s::text[], %(texts)s::text[])
+    AS given (id, try_of, reason, info)
 ), LOCKS move AS (
     SELECT job.id, job.worker_pid, given.info,
         concat(' (worker ' || job.worker_pid || ')', ': ' || given.reason) AS who,
         CASE WHEN job.max_retries > 0 AND coalesce(job.retry, 0) + 1 > job.max_retries THEN 'failed' ELSE 'pending' END
             AS target
-    FROM queue_job AS job JOIN given ON given.uuid = job.uuid
+    FROM queue_job AS job JOIN given ON given.id = job.id
     WHERE job.state = 'started' AND {_TRY} = given.try_of AND (DEAD)
     FOR NO KEY UPDATE OF job SKIP LOCKED
 )
@@ -105,14 +107,14 @@ UPDATE queue_job AS job SET state = target, retry = coalesce(job.retry, 0) + 1,
     exc_name = 'JobFoundDead', exc_message = 'Job found dead' || TOO_MANY || who,
     exc_info = concat('Job found dead' || TOO_MANY || who, E'\\n' || nullif(info, ''))
 FROM move WHERE job.id = move.id
-RETURNING job.uuid, job.uuid, job.state, job.retry, NULL, move.worker_pid
+RETURNING job.id, job.uuid, job.state, job.retry, NULL, move.worker_pid
 """.replace("TOO_MANY", "CASE target WHEN 'failed' THEN ' after too many retries' ELSE '' END")
 
 # Taken, so that a worker that is late does not get it while its job goes back to the queue.
 _LOCKS = """
 free AS MATERIALIZED (
     SELECT queue_job_id FROM queue_job_lock
-    WHERE queue_job_id IN (SELECT job.id FROM queue_job AS job JOIN given ON given.uuid = job.uuid)
+    WHERE queue_job_id IN (SELECT id FROM given)
     FOR UPDATE SKIP LOCKED
 ),
 """
@@ -131,5 +133,5 @@ WHERE state = 'wait_dependencies' AND job.dependencies IS NOT NULL AND NOT EXIST
     LEFT JOIN queue_job AS parent ON parent.uuid = depends_on.uuid AND parent.state = 'done'
     WHERE parent.date_done < {_NOW} - interval '30 seconds' IS NOT TRUE
 )
-RETURNING uuid
+RETURNING id
 """

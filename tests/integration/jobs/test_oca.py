@@ -200,7 +200,7 @@ def test_a_job_that_is_cancelled_in_the_moment_of_its_choice(odoo):
     odoo("ALTER TABLE queue_job DISABLE TRIGGER queue_job_notify")
     odoo("UPDATE queue_job SET state = 'cancelled' WHERE uuid = %s", odoo.enqueue("note", '["a"]'))
     feed = runner.links[odoo.database].feed
-    (row,) = feed.read_now([odoo("SELECT uuid FROM queue_job")[0]["uuid"]]).rows
+    (row,) = feed.read_now([odoo("SELECT id FROM queue_job")[0]["id"]]).rows
     runner.scheduler.put(row._replace(state="pending").job(odoo.database, 0.0))
     drive_for(runner, 0.3)
     assert odoo.states() == {"cancelled": 1}
@@ -413,49 +413,49 @@ def late(odoo, dialect):
         worker = Worker(odoo.layout, METHODS)
         worker._start(cr, uuid)
         connection.commit()
-        yield uuid, lambda: worker._hold(cr, uuid), connection
+        yield odoo.job(uuid)["id"], lambda: worker._hold(cr, uuid), connection
     connection.close()
 
 
 def test_to_look_at_a_lock_does_not_keep_a_worker_from_it(dialect, late):
     dialect, cr = dialect
-    uuid, hold, connection = late
+    key, hold, connection = late
     cr.connection.autocommit = False
-    assert list(dialect.abandoned(cr, [uuid])) == [uuid]
+    assert list(dialect.abandoned(cr, [key])) == [key]
     assert hold()
     cr.connection.rollback()
-    assert dialect.abandoned(cr, [uuid]) == {}
+    assert dialect.abandoned(cr, [key]) == {}
     connection.rollback()
-    assert list(dialect.abandoned(cr, [uuid])) == [uuid]
+    assert list(dialect.abandoned(cr, [key])) == [key]
 
 
 def test_nobody_is_declared_dead_who_has_locked_its_job_in_the_last_moment(odoo, dialect, late):
     dialect, cr = dialect
-    uuid, hold, _ = late
-    abandoned = dialect.abandoned(cr, [uuid])
+    key, hold, _ = late
+    abandoned = dialect.abandoned(cr, [key])
     assert hold()
-    assert dialect.rescue(cr, [Dead(uuid, abandoned[uuid])]) == []
-    assert odoo.job(uuid)["state"] == "started"
+    assert dialect.rescue(cr, [Dead(key, abandoned[key])]) == []
+    assert odoo.job(odoo("SELECT uuid FROM queue_job")[0]["uuid"])["state"] == "started"
 
 
 def test_who_has_been_declared_dead_does_not_get_the_lock(odoo, dialect, late):
     dialect, cr = dialect
-    uuid, hold, _ = late
-    abandoned = dialect.abandoned(cr, [uuid])
-    (rescued,) = dialect.rescue(cr, [Dead(uuid, abandoned[uuid], "killed", "its stacks\0")])
-    assert (rescued.uuid, rescued.state, rescued.retry, rescued.worker_pid) == (uuid, "pending", 1, os.getpid())
+    key, hold, _ = late
+    abandoned = dialect.abandoned(cr, [key])
+    (rescued,) = dialect.rescue(cr, [Dead(key, abandoned[key], "killed", "its stacks\0")])
+    assert (rescued.key, rescued.state, rescued.retry, rescued.worker_pid) == (key, "pending", 1, os.getpid())
     assert not hold()
-    row = odoo.job(uuid)
+    row = odoo.job(odoo("SELECT uuid FROM queue_job")[0]["uuid"])
     assert row["exc_info"] == f"Job found dead (worker {os.getpid()}): killed\nits stacks?"
     assert (row["date_enqueued"], row["date_started"], row["worker_pid"]) == (None, None, None)
 
 
 def test_a_rescue_is_of_one_try(odoo, dialect, late):
     dialect, cr = dialect
-    uuid, _, _ = late
-    abandoned = dialect.abandoned(cr, [uuid])
+    key, _, _ = late
+    abandoned = dialect.abandoned(cr, [key])
     odoo("UPDATE queue_job SET date_started = date_started + interval '1 s'")
-    assert dialect.rescue(cr, [Dead(uuid, abandoned[uuid])]) == []
+    assert dialect.rescue(cr, [Dead(key, abandoned[key])]) == []
 
 
 # -- who starts the jobs -----------------------------------------------------------------------------------
