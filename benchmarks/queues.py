@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg2
 
-from benchmarks.processes import children, command_line
+from benchmarks.processes import children, command_line, tree
 from tests.support.oca import LAYOUTS
 
 if TYPE_CHECKING:
@@ -185,7 +185,11 @@ class Queue:
         return (self.directory / "log").read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
-        """End everything."""
+        """End everything, jobs that sleep for long too."""
+        below = []
+        for pid in (pid for process in self._processes for pid in tree(process.pid)[1:]):
+            with contextlib.suppress(ProcessLookupError):
+                below.append(os.pidfd_open(pid))
         for process in self._processes:
             if process is self._producing:
                 process.kill()
@@ -196,6 +200,10 @@ class Queue:
                 process.wait(5)
             process.kill()
             process.wait()
+        for pidfd in below:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
         self._processes.clear()
 
     def drop(self) -> None:
