@@ -7,8 +7,6 @@ is asked for what only its job runners know.
 from __future__ import annotations
 
 import os
-import re
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +14,17 @@ import click
 from procman.cli import database as databases
 from procman.cli import jobs_text, names
 from procman.cli.control_command import ControlCommand
+from procman.cli.jobs_meant import (
+    JobName,
+    check_channels,
+    complain,
+    hint_at_channel,
+    in_database,
+    known_channels,
+    locate,
+    one_job,
+    which_jobs,
+)
 from procman.errors import ConfigurationError, ControlError
 
 if TYPE_CHECKING:
@@ -27,8 +36,6 @@ if TYPE_CHECKING:
 STATES = ("wait_dependencies", "pending", "enqueued", "started", "done", "failed", "cancelled")
 
 READING = 5.0  # seconds: the daemon answers from what it knows, and its runners within two
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 class JobsGroup(click.Group):
@@ -44,57 +51,6 @@ def jobs() -> None:
     """
 
 
-# -- arguments --------------------------------------------------------------------------------------------
-
-
-class JobName(click.ParamType[str]):
-    """A uuid or the beginning of one."""
-
-    name = "uuid"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip().lower()
-        if not re.fullmatch(r"[0-9a-f-]*[0-9a-f][0-9a-f-]*", text) or len(text.replace("-", "")) > 32:
-            self.fail(f"{value!r} is no uuid, nor the beginning of one", param, ctx)
-        return text
-
-
-class Ago(click.ParamType[float]):
-    """``2h``, ``1d``, or a date; as seconds before now."""
-
-    name = "ago"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        if found := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([smhdw])", str(value), re.ASCII):
-            return float(found[1]) * _UNITS[found[2]]
-        try:
-            at = datetime.fromisoformat(str(value)).astimezone()
-        except ValueError:
-            self.fail(
-                f"{value!r}: expected for how long, such as 30m, 2h or 7d, or a date such as 2026-11-21", param, ctx
-            )
-        return max(0.0, (datetime.now().astimezone() - at).total_seconds())
-
-
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which jobs."""
-    for option in (
-        click.option(
-            "--since", metavar="WHEN", type=Ago(), help="Only those made since then: 30m, 2h or 7d ago, or a date."
-        ),
-        click.option("--function", metavar="TEXT", help="Only those of functions with this in their name."),
-        click.option("--channel", metavar="NAME", help="Only those of this channel and of those below it."),
-    ):
-        command = option(command)
-    return command
-
-
-_database = click.option("--database", metavar="NAME", help="Only in this database.")
-_job = click.argument("job", metavar="UUID", type=JobName())
-
-
 # -- looking ----------------------------------------------------------------------------------------------
 
 
@@ -107,7 +63,7 @@ _job = click.argument("job", metavar="UUID", type=JobName())
     multiple=True,
     help=f"Only those in this state, which may be given several times: {', '.join(STATES)}.",
 )
-@_filters
+@which_jobs
 @click.option(
     "--limit",
     "-n",
@@ -116,7 +72,7 @@ _job = click.argument("job", metavar="UUID", type=JobName())
     default=50,
     help="At most so many of each database, the youngest (default: 50).",
 )
-@_database
+@in_database
 @click.pass_obj
 def list_(settings: Settings, /, database: str | None, limit: int, **which: Any) -> None:
     """The jobs, the youngest first."""
@@ -126,16 +82,16 @@ def list_(settings: Settings, /, database: str | None, limit: int, **which: Any)
     with databases.opened(settings.config, os.environ, database) as there:
         found, problems = databases.ask_each(there, lambda name: report.listing(wanted, name))
         if wanted.channel is not None and not any(found.values()):
-            _hint_at_channel(wanted.channel, _known_channels(settings, there))
+            hint_at_channel(wanted.channel, known_channels(settings, there))
     rows = [{"database": name, **job} for name, jobs in found.items() for job in jobs]
     rows.sort(key=lambda job: str(job["date_created"]), reverse=True)
     settings.show({"jobs": rows, "problems": problems}, jobs_text.listing)
-    _complain(problems)
+    complain(problems)
 
 
 @jobs.command()
-@_job
-@_database
+@one_job
+@in_database
 @click.pass_obj
 def show(settings: Settings, job: str, database: str | None) -> None:
     """All about one job.
@@ -146,8 +102,8 @@ def show(settings: Settings, job: str, database: str | None) -> None:
 
 
 @jobs.command()
-@_job
-@_database
+@one_job
+@in_database
 @click.pass_obj
 def why(settings: Settings, job: str, database: str | None) -> None:
     """What a job waits for.
@@ -176,7 +132,7 @@ def _why(settings: Settings, job: str, database: str | None) -> dict[str, Any]:
     from procman.jobs import report
 
     with databases.opened(settings.config, os.environ, database) as there:
-        name, uuid = _locate(there, job)
+        name, uuid = locate(there, job)
         answers, problems = databases.ask_each(
             [name], lambda name: (report.details(uuid, name), report.circumstances(name))
         )
@@ -224,7 +180,7 @@ def _others(reason: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @jobs.command()
 @click.argument("channels", metavar="[CHANNEL]...", nargs=-1, type=names.CHANNELS)
-@_database
+@in_database
 @click.pass_obj
 def stats(settings: Settings, channels: tuple[str, ...], database: str | None) -> None:
     """What goes on in the channels.
@@ -252,48 +208,21 @@ def stats(settings: Settings, channels: tuple[str, ...], database: str | None) -
         reply = jobs_stats.of_rows(rows, meant, problems, problem)
     if meant and not reply["channels"]:
         with databases.opened(settings.config, os.environ, database) as there:
-            _check_channels(meant, _known_channels(settings, there), hint="")
+            check_channels(meant, known_channels(settings, there), hint="")
     settings.show(reply, jobs_stats.text)
-    _complain(reply["problems"])
+    complain(reply["problems"])
 
 
 def _details(settings: Settings, prefix: str, database: str | None) -> dict[str, Any]:
     from procman.jobs import report
 
     with databases.opened(settings.config, os.environ, database) as there:
-        name, uuid = _locate(there, prefix)
+        name, uuid = locate(there, prefix)
         answers, problems = databases.ask_each([name], lambda name: report.details(uuid, name))
     found = answers.get(name)
     if found is None:
         raise ControlError(problems.get(name, f"job {uuid} has just been deleted"))
     return {"database": name, **found}
-
-
-def _locate(there: Sequence[str], prefix: str) -> tuple[str, str]:
-    """(database, uuid) of the only job whose uuid begins so. Raises ControlError."""
-    from procman.jobs import report
-
-    answers, problems = databases.ask_each(there, lambda name: report.find(prefix, name))
-    found = [(name, uuid) for name, uuids in answers.items() for uuid in uuids]
-    if len(found) == 1 and not (problems and len(prefix.replace("-", "")) < 32):
-        return found[0]
-    complaints = "".join(f"\ndatabase {name} could not be asked: {text}" for name, text in problems.items())
-    if not found:
-        where = f"database {there[0]}" if len(there) == 1 else "any of the databases " + ", ".join(there)
-        raise (databases.NotAsked if problems else ControlError)(f"there is no job {prefix} in {where}{complaints}")
-    if len({uuid for _, uuid in found}) == 1 and len(found) > 1:
-        where = ", ".join(name for name, _ in found)
-        raise ControlError(f"job {found[0][1]} is in several databases: {where}; say in which by --database")
-    listed = "\n".join(f"  {uuid}  {name}" for name, uuid in found)
-    raise ControlError(f"more than one job begins with {prefix}, say more of it:\n{listed}{complaints}")
-
-
-def _complain(problems: Mapping[str, str]) -> None:
-    """Say what could not be asked; the exit code is 1 then. In JSON it has been said."""
-    for name, text in problems.items():
-        click.echo(f"procmanctl: database {name}: {text}", err=True)
-    if problems:
-        click.get_current_context().exit(1)
 
 
 # -- steering ---------------------------------------------------------------------------------------------
@@ -305,9 +234,9 @@ _all = click.option("--all", "everything", is_flag=True, help="All that the othe
 @jobs.command()
 @_jobs
 @_all
-@_filters
+@which_jobs
 @click.option("--done", is_flag=True, help="Also what is done: it is done once more.")
-@_database
+@in_database
 @click.pass_obj
 def retry(settings: Settings, /, database: str | None, done: bool, **which: Any) -> None:
     """Have failed or cancelled jobs tried again.
@@ -328,9 +257,9 @@ def retry(settings: Settings, /, database: str | None, done: bool, **which: Any)
 @jobs.command()
 @_jobs
 @_all
-@_filters
+@which_jobs
 @click.option("--running", is_flag=True, help="Also what runs: its transaction is ended, so that nothing of it stays.")
-@_database
+@in_database
 @click.pass_obj
 def cancel(settings: Settings, /, database: str | None, running: bool, **which: Any) -> None:
     """Cancel jobs that wait, or have failed.
@@ -399,10 +328,10 @@ def _steer(
             left.append({"database": name, "uuid": uuid, "state": state, "reason": reasons.get(state, "it is in use")})
 
     with databases.opened(settings.config, os.environ, database) as there:
-        chosen = [_locate(there, prefix) for prefix in jobs]
+        chosen = [locate(there, prefix) for prefix in jobs]
         _, problems = databases.ask_each(there if everything else {name for name, _ in chosen}, move_in)
     settings.show({"jobs": moved, "left": left, "problems": problems}, jobs_text.moved)
-    _complain(problems)
+    complain(problems)
     if left:
         click.get_current_context().exit(1)
 
@@ -433,7 +362,7 @@ _anyway = click.option("--anyway", is_flag=True, help="Also a channel that nobod
 @jobs.command()
 @_channels
 @_anyway
-@_database
+@in_database
 @click.pass_obj
 def pause(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
     """Pause channels.
@@ -447,7 +376,7 @@ def pause(settings: Settings, channels: tuple[str, ...], anyway: bool, database:
 @jobs.command()
 @_channels
 @_anyway
-@_database
+@in_database
 @click.pass_obj
 def resume(settings: Settings, channels: tuple[str, ...], anyway: bool, database: str | None) -> None:
     """Go on with paused channels, by `pause` or by the configuration."""
@@ -469,7 +398,7 @@ def _say(settings: Settings, channels: Sequence[str], database: str | None, *, p
 
     with databases.opened(settings.config, os.environ, database) as found:
         if not anyway:
-            _check_channels(meant, _known_channels(settings, found))
+            check_channels(meant, known_channels(settings, found))
         written, problems = databases.ask_each(found, write_in)
     reply = {
         "channels": [{"name": channel, "paused": paused} for channel in meant],
@@ -478,44 +407,7 @@ def _say(settings: Settings, channels: Sequence[str], database: str | None, *, p
     }
     word = "paused" if paused else "goes on"
     settings.show(reply, lambda reply: "\n".join(f"{one['name']}: {word}" for one in reply["channels"]))
-    _complain(problems)
-
-
-def _known_channels(settings: Settings, found: Sequence[str]) -> set[str]:
-    """By the job runners of the daemon, if it answers, and by the rows."""
-    from procman import signaling
-    from procman.jobs import pausing, report
-
-    known = {name for name, _ in names.channels_of(names.figures(settings))}
-
-    def of_rows(name: str) -> None:
-        known.update(report.by_channel(name))
-        with signaling.lend(name) as connection, connection.cursor() as cr:
-            known.update(one["name"] for one in pausing.said(cr))
-
-    databases.ask_each(found, of_rows)
-    return known
-
-
-def _hint_at_channel(channel: str, known: set[str]) -> None:
-    """Perhaps nothing was found because the name is a slip."""
-    from procman.control.protocol import did_you_mean
-    from procman.core.channels import full_name
-
-    if full_name(channel) not in known and (hint := did_you_mean(full_name(channel), sorted(known))):
-        click.echo(f"procmanctl: no job of a channel {channel!r} is known{hint}", err=True)
-
-
-def _check_channels(
-    meant: Sequence[str], known: set[str], *, hint: str = " (--anyway for one that is to come)"
-) -> None:
-    from procman.control.protocol import did_you_mean
-
-    for channel in meant:
-        if channel not in known | {"root"}:
-            listed = ", ".join(sorted(known | {"root"})[:20])
-            likely = did_you_mean(channel, sorted(known)) or f"; there are {listed}"
-            raise ControlError(f"nobody knows a channel {channel!r}{likely}{hint}")
+    complain(problems)
 
 
 def _user() -> str:
