@@ -52,7 +52,8 @@ def opened(config: str | None, environ: Mapping[str, str], only: str | None = No
 
     from procman import signaling
 
-    signaling.configure(spec(config, environ), application_name="procmanctl")
+    # A question must not leave tables in a database that is none of procman's, such as an Odoo's.
+    signaling.configure(spec(config, environ), application_name="procmanctl", install=False)
     try:
         try:
             names = signaling.databases()

@@ -55,6 +55,18 @@ def migrate(connection: Connection) -> None:
         raise DatabaseSetupError(_hint(connection, error)) from error
 
 
+def check(connection: Connection) -> None:
+    """Raise DatabaseSetupError unless `migrate` would have nothing to do: for those who only look, or steer."""
+    if missing := _missing(connection):
+        what = (
+            "it has no tables of procman's" if len(missing) == len(_migrations()) else f"it lacks {', '.join(missing)}"
+        )
+        raise DatabaseSetupError(
+            f"{what}: workers make them when they begin, "
+            "or an administrator does, by the script that `procmanctl db sql` prints"
+        )
+
+
 def sql(role: str | None = None) -> str:
     """Every migration as one script, which leaves a database as `migrate` does.
 

@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INER
 
 from procman.core.spec import SignalStore
 from procman.db.connection import ConnectionPool, connect, execute
-from procman.db.migrate import migrate
+from procman.db.migrate import check, migrate
 from procman.errors import DatabaseUnavailable
 from procman.signaling import store, triggers
 from procman.signaling.cache import Generations
@@ -63,6 +63,7 @@ class Database:
         relaxed: float | None = None,
         hints: str | None = None,
         listen_url: str | None = None,
+        install: bool = True,
     ) -> None:
         self.name = name
         self.url = url
@@ -82,6 +83,7 @@ class Database:
             idle_time=spec.connection_idle_time,
             lifetime=spec.connection_lifetime,
         )
+        self._may_install = install
         self._migrated = False
         self._migrating = threading.Lock()
 
@@ -166,9 +168,9 @@ class Database:
             self._hint.change()
 
     @contextmanager
-    def lend(self) -> Iterator[Connection]:
-        """A connection in autocommit mode for the block."""
-        connection = self._borrow()
+    def lend(self, *, bare: bool = False) -> Iterator[Connection]:
+        """A connection in autocommit mode for the block; ``bare``: for what needs no tables of procman's."""
+        connection = self._pool.borrow() if bare else self._borrow()
         try:
             yield connection
         finally:
@@ -201,8 +203,11 @@ class Database:
         if not self._migrated:
             with self._migrating:
                 if not self._migrated:
-                    migrate(connection)
-                    triggers.install(connection)
+                    if self._may_install:
+                        migrate(connection)
+                        triggers.install(connection)
+                    else:
+                        check(connection)
                     self._migrated = True
 
 

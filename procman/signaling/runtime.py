@@ -56,12 +56,14 @@ class Runtime:
         meter: Meter | None,
         relaxed: float | None,
         hints: str | None,
+        install: bool,
     ) -> None:
         self.spec = spec
         self.meter = meter
         self.store = store_of(spec)
         self._relaxed = relaxed
         self._hints = hints
+        self._install = install
         self.main = database_name(spec.url) if spec is not None else ""
         self._application_name = application_name
         self._databases: OrderedDict[str, Database] = OrderedDict()
@@ -138,6 +140,7 @@ class Runtime:
             relaxed=self._relaxed,
             hints=self._hints,
             listen_url=self.url(name, listen=True),
+            install=self._install,
         )
 
     def url(self, name: str, *, listen: bool = False) -> str:
@@ -160,7 +163,7 @@ class Runtime:
     def _discover(self) -> list[Existing]:
         with self._lock:
             main = self._databases.setdefault(self.main, self._make(self.main))
-        with main.lend() as connection:
+        with main.lend(bare=True) as connection:
             return [Existing(*row) for row in execute(connection, _DISCOVER).fetchall()]
 
 
@@ -174,15 +177,19 @@ def configure(
     meter: Meter | None = None,
     relaxed: float | None = None,
     hints: str | None = None,
+    install: bool = True,
 ) -> None:
     """Say which databases this process uses; once per process, after it was forked. Connects to nothing yet.
 
     With ``relaxed`` signals are believed for so many seconds; processes that do so share a directory for ``hints``.
+    Without ``install`` a database that lacks procman's tables is left as it is: DatabaseSetupError when it is used.
     """
     global _runtime
     if _runtime is not None:
         _runtime.close()
-    _runtime = Runtime(spec, application_name=application_name, meter=meter, relaxed=relaxed, hints=hints)
+    _runtime = Runtime(
+        spec, application_name=application_name, meter=meter, relaxed=relaxed, hints=hints, install=install
+    )
 
 
 def _forget() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
-from procman.db.connection import url_for
+from procman.db.connection import connect, url_for
+from procman.db.migrate import migrate
 from tests.integration.crontab.harness import until
 from tests.support.daemon import program
 
@@ -63,6 +64,13 @@ def orders(tmp_path: Path) -> Path:
     return directory
 
 
+def migrated(url: str) -> None:
+    """As a worker leaves it."""
+    connection = connect(url)
+    migrate(connection)
+    connection.close()
+
+
 def entry(ctl: Callable[..., Any], name: str) -> dict[str, Any]:
     return next(one for one in ctl("list", "--json")["entries"] if one["name"] == name)
 
@@ -98,6 +106,8 @@ def test_what_is_being_run_is_run_once_more(pool: Pool, orders: Path, gate: Gate
 
 
 def test_entries_and_their_history_are_listed(pool: Pool, orders: Path, ctl: Callable[..., Any]) -> None:
+    assert "it has no tables of procman's" in ctl("list", code=1)
+    migrated(pool.url)
     assert ctl("list") == "There is no cron entry.\n"
     pool.start("course", "failing", ORDERS=str(orders))
     until(lambda: entry(ctl, "failing")["runs"] > 3, pool.logs)
@@ -151,6 +161,7 @@ def test_disabling_waits_for_nobody_and_what_runs_goes_on(
 
 
 def test_names_that_are_none(pool: Pool, ctl: Callable[..., Any]) -> None:
+    migrated(pool.url)
     said = ctl("run", "hourly", code=1)
     assert "there is no cron entry 'hourly' in database t_" in said
     assert "no cron worker has been there yet" in said

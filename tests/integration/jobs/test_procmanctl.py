@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from procman.cli.jobs import STATES
@@ -170,6 +172,21 @@ def test_databases_that_can_not_be_asked(ctl, jobs_url, database, tmp_path):
     assert ctl("show", uuid[:6], "--database", database, "--json")["uuid"] == uuid
     assert "no database is called 'missin', did you mean 'missing'?" in ctl("list", "--database", "missin", code=1)
     assert "can't be reached" in ctl("list", url="postgresql:///x?host=/nonexistent", code=1)
+
+
+def test_a_database_that_is_none_of_procmans_is_left_as_it_is(ctl, postgres_server, database):
+    name = f"{database}_bare"
+    postgres_server.execute(f'CREATE DATABASE "{name}"')
+    try:
+        url = postgres_server.url(name)
+        assert f"database {name}: it has no tables of procman's: workers make them" in ctl("list", url=url, code=1)
+        assert "has no tables" in ctl("retry", "--all", url=url, code=1)
+        assert "has no tables" in ctl("pause", "mail", "--anyway", url=url, code=1)
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cr:
+            cr.execute("SELECT to_regnamespace('procman')")
+            assert cr.fetchone() == (None,)
+    finally:
+        postgres_server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def test_jobs_are_tried_again(ctl, run, truth):
