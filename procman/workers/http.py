@@ -49,6 +49,7 @@ _LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not b
 _OTHER_DESCRIPTORS = 256  # of the worker and its application, beside the connections
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
 _QUIET = 2.0  # seconds without a request after which nobody is surprised by the end of a connection
+_COMING = 0.02  # seconds from a connection to its request, where nothing is slow
 _IDLE = Phase.IDLE  # looked up for each request
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -72,7 +73,7 @@ class HttpWorker:
         door = Door(self._work, proxies.trust, self._accesses)
         self._units = Units(child, application, proxies, self._accesses)
         if child.spec.workers > 1:
-            self._units.before_job = self._hang_up
+            self._units.before_job = self._let_others_go_first
         self._serve, self._keepalive = self._units.serve, self._work.keepalive  # looked up for each request
         self._threads: Threads | None = None
         if self._work.threads > 1:
@@ -87,6 +88,7 @@ class HttpWorker:
         }
         self._accept_at_once = _ACCEPT if child.spec.workers == 1 else 1
         self._listening = False
+        self._hearing_out = False
         self._left = False
         self._look_at = inf  # when the first connection, or anything else, may be due
         self._listen_again = inf
@@ -432,8 +434,44 @@ class HttpWorker:
             if connection.phase <= Phase.IDLE and not connection.parser.arriving:
                 self._end_unless_asked(connection)
 
+    # -- before a job, which may take long -------------------------------------------------------------------
+
+    def _let_others_go_first(self, serving: Connection) -> None:
+        if not self._hearing_out:
+            self._hearing_out = True
+            try:
+                self._hear_out(serving)
+            finally:
+                self._hearing_out = False
+            self._hang_up(serving)
+
+    def _hear_out(self, serving: Connection) -> None:
+        """Answer those who are in the midst of asking: they have come to this worker, and no other one can.
+
+        As in `_leave`, a connection that woke this worker, for which it has not had the time yet, is one of them.
+        """
+        if self._listening:
+            for fd in self._listeners:
+                self._accept(fd)
+        now = monotonic()
+        until = now + _COMING
+        while now <= until:
+            waiting, patience = select.poll(), 0.0
+            for connection in self._connections.values():
+                if connection is not serving and connection.phase <= Phase.IDLE:
+                    waiting.register(connection.fd, select.POLLIN)
+                    if connection.phase == Phase.REQUEST and connection.due > now + self._work.header_timeout - _COMING:
+                        patience = until - now  # it has just come
+            ready = waiting.poll(1000 * patience)
+            if not ready:
+                return
+            for fd, _ in ready:
+                if (asking := self._connections.get(fd)) is not None:
+                    self._receive(asking)
+            now = monotonic()
+
     def _hang_up(self, serving: Connection) -> None:
-        """Before a job, which may take long: a client that has kept its connection would wait with its next request.
+        """Close what may be closed: a client that has kept its connection would wait with its next request.
 
         On a connection that it has to make anew a worker that is free answers it. As at the end of `keepalive`, a
         request may be on its way, which the client sends once more (RFC 9112, 9.6); one that has come is served later.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -125,3 +127,23 @@ def test_a_job_keeps_nobody_waiting_who_has_kept_a_connection(short_path: Path, 
             assert time.monotonic() - asked > 1
             assert fresh.request("GET", "/count?x").status in (200, 500)
             assert runner.request("GET", job).status == 200
+
+
+def test_whoever_has_asked_a_worker_is_answered_before_it_begins_a_job(short_path: Path, database_url: str) -> None:
+    job = f"/queue_job/runjob?db={psycopg2.extensions.parse_dsn(database_url)['dbname']}&job_uuid={uuid4()}"
+    with service(short_path, "database_application:application") as web:
+        worker = web.start(database=database_url)
+        with web.connect() as kept, web.connect() as silent, web.connect() as runner:
+            kept.request("GET", "/count?x")
+            runner.request("GET", job)  # so the other two have been accepted
+            os.kill(worker.pid, signal.SIGSTOP)
+            with web.connect() as fresh:
+                clients = [runner, kept, silent, fresh]  # in this order, the worker is told
+                for client in clients:
+                    client.sock.sendall(
+                        b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % (job if client is runner else "/count?x").encode()
+                    )
+                os.kill(worker.pid, signal.SIGCONT)
+                assert select.select([runner.sock], [], [], 20)[0]
+                answered = select.select([client.sock for client in clients], [], [], 0)[0]
+                assert answered == [client.sock for client in clients]
