@@ -168,4 +168,4 @@ def _complaints(reply: Mapping[str, Any]) -> Iterable[str]:
         if not runner["target"]["open"]:
             yield styled(f"{runner['pool']}: no jobs are taken at {runner['target']['address']}", "red")
         if rescued := sum(runner["rescued"].values()):
-            yield f"{runner['pool']}: {rescued} tries were found dead and their jobs queued again, since it started"
+            yield f"{runner['pool']}: tries found dead, whose jobs were queued again, since it started: {rescued}"
