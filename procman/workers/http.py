@@ -448,11 +448,8 @@ class HttpWorker:
     def _hear_out(self, serving: Connection) -> None:
         """Answer those who are in the midst of asking: they have come to this worker, and no other one can.
 
-        As in `_leave`, a connection that woke this worker, for which it has not had the time yet, is one of them.
+        Nobody else is accepted for that: it may be the next job, which is for a worker that is free.
         """
-        if self._listening:
-            for fd in self._listeners:
-                self._accept(fd)
         now = monotonic()
         until = now + _COMING
         while now <= until:

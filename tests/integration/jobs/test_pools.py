@@ -178,7 +178,8 @@ def test_a_pool_that_is_reached_by_tls_or_through_a_proxy_only(run, short_path):
     world.wait_states(done=1)
     # Who leads may have changed since it said so, on a machine that is busy: the job tells.
     (first,) = world("SELECT worker FROM procman.job")
-    world.daemon.ctl("stop", name="jobrunner" if first["worker"].startswith("http.") else "other")
+    leader = "jobrunner" if first["worker"].startswith("http.") else "other"
+    assert world.daemon.procmanctl("stop", leader).returncode == 0  # waits until it is gone
     world.enqueue("quick", "b")
     world.wait_states(done=2)
     workers = world("SELECT DISTINCT worker FROM procman.job")
