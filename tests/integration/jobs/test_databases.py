@@ -12,6 +12,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from procman import signaling
 from procman.core.channels import parse
 from procman.core.spec import DatabaseSpec
+from procman.errors import NoDatabase
 from procman.jobs import feed, link
 from procman.jobs.exchange import Target
 from procman.jobs.runner import Runner
@@ -50,6 +51,13 @@ class Databases:
             connection.close()
 
     def enqueue(self, full, value):
+        while True:
+            try:
+                unit = signaling.begin(full)
+                break
+            except NoDatabase:  # the list was read in the last tenth of a second, before it was made
+                time.sleep(0.02)
+        unit.rollback()
         with signaling.unit(full):
             functions.note.delay(value)
 
