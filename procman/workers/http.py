@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import select
 import socket
 from math import inf
 from select import EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, epoll
@@ -29,6 +28,7 @@ from procman.wire.response import CONTINUE, plain
 from procman.workers.http_access import accesses
 from procman.workers.http_connection import ARRIVALS, SEND_TIMEOUT, Connection, Phase
 from procman.workers.http_entry import Door
+from procman.workers.http_give_way import GiveWay
 from procman.workers.http_listener import Listener
 from procman.workers.http_proxies import Proxies
 from procman.workers.http_threads import Threads
@@ -48,8 +48,6 @@ _MOST_TURNED_AWAY = 128  # connections that are told so
 _LOG_AGAIN = 1.0  # seconds after which lines of the access log that could not be written are tried again
 _OTHER_DESCRIPTORS = 256  # of the worker and its application, beside the connections
 _LEAST_LOOK = 0.1  # seconds between looks at who is over time
-_QUIET = 2.0  # seconds without a request after which nobody is surprised by the end of a connection
-_COMING = 0.02  # seconds from a connection to its request, where nothing is slow
 _IDLE = Phase.IDLE  # looked up for each request
 _NO_DESCRIPTORS_PAUSE = 0.5  # seconds without accepting when the process has no descriptor left
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -72,8 +70,6 @@ class HttpWorker:
         self._accesses = accesses(child, self._work)
         door = Door(self._work, proxies.trust, self._accesses)
         self._units = Units(child, application, proxies, self._accesses)
-        if child.spec.workers > 1:
-            self._units.before_job = self._let_others_go_first
         self._serve, self._keepalive = self._units.serve, self._work.keepalive  # looked up for each request
         self._threads: Threads | None = None
         if self._work.threads > 1:
@@ -82,13 +78,14 @@ class HttpWorker:
             )
         self._poll = epoll()
         self._connections: dict[int, Connection] = {}
+        if child.spec.workers > 1:
+            self._units.before_job = GiveWay(self._work, self._connections, self._receive, self._close)
         self._pipelined: list[Connection] = []
         self._listeners = {
             sock.fileno(): Listener(sock, self._work, self._poll, child, door) for sock in child.listeners
         }
         self._accept_at_once = _ACCEPT if child.spec.workers == 1 else 1
         self._listening = False
-        self._hearing_out = False
         self._left = False
         self._look_at = inf  # when the first connection, or anything else, may be due
         self._listen_again = inf
@@ -433,56 +430,6 @@ class HttpWorker:
         for connection in list(self._connections.values()):
             if connection.phase <= Phase.IDLE and not connection.parser.arriving:
                 self._end_unless_asked(connection)
-
-    # -- before a job, which may take long -------------------------------------------------------------------
-
-    def _let_others_go_first(self, serving: Connection) -> None:
-        if not self._hearing_out:
-            self._hearing_out = True
-            try:
-                self._hear_out(serving)
-            finally:
-                self._hearing_out = False
-            self._hang_up(serving)
-
-    def _hear_out(self, serving: Connection) -> None:
-        """Answer those who are in the midst of asking: they have come to this worker, and no other one can.
-
-        Nobody else is accepted for that: it may be the next job, which is for a worker that is free.
-        """
-        now = monotonic()
-        until = now + _COMING
-        while now <= until:
-            waiting, patience = select.poll(), 0.0
-            for connection in self._connections.values():
-                if connection is not serving and connection.phase <= Phase.IDLE:
-                    waiting.register(connection.fd, select.POLLIN)
-                    if connection.phase == Phase.REQUEST and connection.due > now + self._work.header_timeout - _COMING:
-                        patience = until - now  # it has just come
-            ready = waiting.poll(1000 * patience)
-            if not ready:
-                return
-            for fd, _ in ready:
-                if (asking := self._connections.get(fd)) is not None:
-                    self._receive(asking)
-            now = monotonic()
-
-    def _hang_up(self, serving: Connection) -> None:
-        """Close what may be closed: a client that has kept its connection would wait with its next request.
-
-        On a connection that it has to make anew a worker that is free answers it. As at the end of `keepalive`, a
-        request may be on its way, which the client sends once more (RFC 9112, 9.6); one that has come is served later.
-        Not every client does: who is in the midst of asking is therefore not hung up on unannounced.
-        """
-        quiet = monotonic() + self._work.keepalive - _QUIET
-        kept = [each for each in self._connections.values() if each.phase == Phase.IDLE and each.due <= quiet]
-        waiting = select.poll()
-        for connection in kept:
-            waiting.register(connection.fd, select.POLLIN)
-        asking = {fd for fd, _ in waiting.poll(0)}
-        for connection in kept:
-            if connection is not serving and connection.fd not in asking and not connection.parser.arriving:
-                self._close(connection)
 
     def _end_unless_asked(self, connection: Connection) -> None:
         """End a connection whose time is over, but not over a request that came while the worker was in a unit."""
