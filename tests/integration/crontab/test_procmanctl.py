@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -13,7 +11,7 @@ import pytest
 from procman.db.connection import connect, url_for
 from procman.db.migrate import migrate
 from tests.integration.crontab.harness import until
-from tests.support.daemon import program
+from tests.support import procmanctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,19 +35,9 @@ RUN = {
 @pytest.fixture
 def ctl(pool: Pool, tmp_path: Path) -> Callable[..., Any]:
     """Run procmanctl cron in an empty directory, with the database in its environment."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PROCMAN")}
 
     def ctl(*arguments: str, code: int = 0, url: str = pool.url) -> Any:
-        done = subprocess.run(
-            [program("procmanctl"), "cron", *arguments],
-            cwd=tmp_path,
-            env=clean | {"PROCMAN_DATABASE_URL": url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        done = procmanctl.run(tmp_path, url, "cron", *arguments, code=code)
         if "--json" in arguments:
             return json.loads(done.stdout)
         return done.stdout + done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from contextlib import closing
 
 import psycopg2
@@ -13,7 +11,7 @@ import pytest
 from procman.cli.jobs import STATES
 from procman.jobs import execute, report
 from tests.support import jobs as functions
-from tests.support.daemon import program
+from tests.support import procmanctl
 
 # The keys are promised to programs.
 BRIEF = [
@@ -28,19 +26,9 @@ RELATED = ["attempts", "depends_on", "dependents"]
 @pytest.fixture
 def ctl(jobs_url, tmp_path):
     """Run procmanctl jobs in an empty directory, with the database in its environment."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PROCMAN")}
 
     def ctl(*arguments, url=jobs_url, code=0):
-        done = subprocess.run(
-            [program("procmanctl"), "jobs", *arguments],
-            cwd=tmp_path,
-            env=clean | {"PROCMAN_DATABASE_URL": url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        done = procmanctl.run(tmp_path, url, "jobs", *arguments, code=code)
         return json.loads(done.stdout) if "--json" in arguments else done.stderr if code else done.stdout
 
     return ctl
@@ -256,10 +244,6 @@ def test_a_channel_that_nobody_knows_is_a_slip(ctl, truth):
 
 def test_a_slip_in_the_name_of_a_channel_is_hinted_at(ctl, jobs_url, tmp_path):
     functions.configured.delay("b")
-    done = subprocess.run(
-        [program("procmanctl"), "jobs", "list", "--channel", "root.mial"],
-        cwd=tmp_path, env={"PATH": os.environ["PATH"], "PROCMAN_DATABASE_URL": jobs_url},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    done = procmanctl.run(tmp_path, jobs_url, "jobs", "list", "--channel", "root.mial")
     assert done.stdout == "There is no such job.\n"
     assert done.stderr == "procmanctl: no job of a channel 'root.mial' is known, did you mean 'root.mail'?\n"
